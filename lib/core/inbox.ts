@@ -1,0 +1,92 @@
+/** Events on their way from the watch to the mirror, in whole revisions. Pure; the pump is lib/etcd/follow.ts. */
+import type { Event } from "./words.ts";
+
+/** What one commit takes: all events up to and including revision `to`. */
+export interface Batch {
+  events: Event[];
+  to: number;
+}
+
+interface Revision {
+  revision: number;
+  events: Event[];
+  bytes: number;
+}
+
+/**
+ * A revision's events count as received only when a response without `fragment` has closed it: etcd never splits a
+ * revision over two unfragmented responses.
+ */
+export class Inbox {
+  #open: Event[] = [];
+  #closed: Revision[] = [];
+  #bytes = 0;
+  #progress = 0;
+  #lastProgress = 0;
+  #proved = false;
+
+  /**
+   * @param position everything up to here has been applied
+   * @param carefulProgress servers before 3.4.25 and 3.5.8 can send a progress notification ahead of events it covers:
+   * there only the second one in a row with the same revision counts (etcd issue 15220)
+   */
+  constructor(public position: number, readonly carefulProgress: boolean) {}
+
+  /** Bytes of values and keys that wait. */
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  get isEmpty(): boolean {
+    return this.#closed.length === 0 && !this.#proved;
+  }
+
+  events(events: Event[], fragment: boolean): void {
+    this.#lastProgress = 0;
+    this.#open.push(...events.filter((event) => event.kv.modRevision > this.position));
+    if (fragment) return;
+    for (const event of this.#open) {
+      const size = event.kv.key.length + event.kv.value.length + 64;
+      let last = this.#closed.at(-1);
+      if (last?.revision !== event.kv.modRevision) {
+        last = { revision: event.kv.modRevision, events: [], bytes: 0 };
+        this.#closed.push(last);
+      }
+      last.events.push(event);
+      last.bytes += size;
+      this.#bytes += size;
+    }
+    this.#open = [];
+  }
+
+  /** A progress notification of this watch: all its events up to `revision` have been received. */
+  progress(revision: number): void {
+    const believed = !this.carefulProgress || this.#lastProgress === revision;
+    this.#lastProgress = revision;
+    if (!believed || this.#open.length > 0) return;
+    this.#progress = Math.max(this.#progress, revision);
+    this.#proved = this.#progress >= this.position; // also where nothing happened: it is fresh
+  }
+
+  /** At least one revision, and more while they fit; null: nothing new. */
+  take(maxBytes: number): Batch | null {
+    if (this.isEmpty) return null;
+    const events: Event[] = [];
+    let bytes = 0;
+    let count = 0;
+    for (const revision of this.#closed) {
+      if (count > 0 && bytes + revision.bytes > maxBytes) break;
+      events.push(...revision.events);
+      bytes += revision.bytes;
+      this.position = revision.revision;
+      count++;
+    }
+    this.#closed.splice(0, count);
+    this.#bytes -= bytes;
+    if (this.#closed.length === 0) {
+      this.position = Math.max(this.position, this.#progress);
+      this.#proved = false;
+    }
+    return { events, to: this.position };
+  }
+}

@@ -1,0 +1,221 @@
+/** The drain's decisions: rows of the WAL into one etcd transaction, and its answer into a settlement. Pure. */
+import { createHash } from "node:crypto";
+import { keyBytes, valueBytes } from "./codec.ts";
+import type { WalRow } from "./words.ts";
+
+/** Compares are ANDed; the first is the marker's, the first write is the marker. */
+export interface TxnPlan {
+  /** mod_revision; 0 = absent. */
+  compares: { key: Uint8Array; revision: number }[];
+  /** value null = delete. */
+  writes: { key: Uint8Array; value: Uint8Array | null; keepLease: boolean }[];
+}
+
+export interface TxnAnswer {
+  applied: boolean;
+  revision: number;
+  /** Not applied: the mod_revision of each compared key, in the plan's order. */
+  found: number[];
+}
+
+/**
+ * What stands under the marker's key: the last batch that was applied, and whose turn it is. A batch writes it with its
+ * own rows; a bump (a new leader) copies the batch before it, and says at which revision that was.
+ */
+export interface Marker {
+  streamId: string;
+  epoch: number;
+  holder: string;
+  batch: number;
+  batchHolder: string;
+  /** Revision of the batch; absent in the batch's own marker, whose mod_revision it is. */
+  batchRevision?: number;
+  /** id, expected revision, digest of key and value. */
+  rows: [id: number, expected: number, digest: string][];
+}
+
+export function encodeMarker(marker: Marker): Uint8Array {
+  return new TextEncoder().encode(JSON.stringify(marker));
+}
+
+/** undefined: it is not one of ours. */
+export function decodeMarker(bytes: Uint8Array): Marker | undefined {
+  try {
+    const marker = JSON.parse(new TextDecoder().decode(bytes)) as Marker;
+    return typeof marker.streamId === "string" && Array.isArray(marker.rows) ? marker : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/** Names a write: a row that was changed under the same id (a database restored) is another one. */
+export function digest(row: Pick<WalRow, "key" | "value" | "valueBytes" | "tombstone">): string {
+  const hash = createHash("sha256").update(keyBytes(row.key)).update(row.tombstone ? "\0d" : "\0p");
+  if (!row.tombstone) hash.update(valueBytes(row));
+  return hash.digest("hex").slice(0, 16);
+}
+
+/** A write of ours that was applied. */
+export interface OwnWrite {
+  expected: number;
+  result: number;
+  tombstone: boolean;
+}
+
+/**
+ * The revision that etcd must have for a row to be applied: from the base, along our own writes of the key that the
+ * writer had not seen. Each that was applied on the revision reached moves on to its own; after a tombstone to 0. So
+ * writers in SQL do not conflict with one another, and a write of somebody else in between breaks the walk.
+ */
+export function walk(base: number, seen: number, own: OwnWrite[]): number {
+  let reached = base;
+  for (const write of own) {
+    if (write.result > seen && write.expected === reached) reached = write.tombstone ? 0 : write.result;
+  }
+  return reached;
+}
+
+/**
+ * Our own writes since a revision, by key: what a claim needs of the settled WAL, without reading it again for every
+ * row of a hot key. Complete from `since` on; for older ones the caller reads the WAL.
+ */
+export class OwnWrites {
+  #byKey = new Map<string, OwnWrite[]>();
+  #size = 0;
+  #walked = new Map<string, { reached: number; upTo: number }>();
+
+  /** @param since every write of ours after this revision will be noted */
+  constructor(public since: number, readonly limit = 200_000) {}
+
+  note(key: string, write: OwnWrite): void {
+    if (this.#size >= this.limit) this.#forget(write.result);
+    const writes = this.#byKey.get(key);
+    if (writes) writes.push(write);
+    else this.#byKey.set(key, [write]);
+    this.#size++;
+  }
+
+  /** The expected revision of a row, or undefined where older writes would have to be known. */
+  expected(row: WalRow): number | undefined {
+    if (row.strict) return row.revision;
+    const own = this.#byKey.get(row.key) ?? [];
+    if (row.seenRevision >= this.since) return walk(row.revision, row.seenRevision, own);
+    const before = this.#walked.get(walkKey(row));
+    return before && before.upTo >= this.since ? walk(before.reached, before.upTo, own) : undefined;
+  }
+
+  /** Remembers a walk along the settled WAL, so that a queue of rows with one base is walked once. */
+  walked(row: WalRow, own: OwnWrite[], upTo: number): number {
+    const reached = walk(row.revision, row.seenRevision, own);
+    if (this.#walked.size >= this.limit) this.#walked.clear();
+    this.#walked.set(walkKey(row), { reached, upTo });
+    return reached;
+  }
+
+  #forget(since: number): void {
+    this.#byKey.clear();
+    this.#walked.clear();
+    this.#size = 0;
+    this.since = since;
+  }
+}
+
+function walkKey(row: WalRow): string {
+  return `${row.timeline} ${row.revision} ${row.seenRevision} ${row.key}`;
+}
+
+/** Rows and their expected revisions as one transaction behind the marker. */
+export function planTxn(
+  marker: { key: Uint8Array; revision: number; value: Uint8Array },
+  rows: WalRow[],
+  expected: number[],
+): TxnPlan {
+  return {
+    compares: [
+      { key: marker.key, revision: marker.revision },
+      ...rows.map((row, i) => ({ key: keyBytes(row.key), revision: expected[i] })),
+    ],
+    writes: [
+      { key: marker.key, value: marker.value, keepLease: false },
+      ...rows.map((row, i) => ({
+        key: keyBytes(row.key),
+        value: row.tombstone ? null : valueBytes(row),
+        // etcd refuses ignore_lease for a key that is not there, and with it the whole transaction
+        keepLease: row.keepLease && expected[i] > 0,
+      })),
+    ],
+  };
+}
+
+/** A row that lost, and to which revision. */
+export interface Loss {
+  id: string;
+  revision: number | null;
+  message: string;
+}
+
+export type Verdict =
+  | { kind: "applied"; revision: number }
+  /** Somebody else wrote the marker: the key revisions mean nothing. */
+  | { kind: "marker-moved" }
+  | { kind: "conflict"; losses: Loss[] };
+
+export function judge(
+  answer: TxnAnswer,
+  markerRevision: number,
+  rows: WalRow[],
+  expected: number[],
+): Verdict {
+  if (answer.applied) return { kind: "applied", revision: answer.revision };
+  const [marker, ...found] = answer.found;
+  if (marker !== markerRevision) return { kind: "marker-moved" };
+  const losses = rows.flatMap((row, i) =>
+    found[i] === expected[i] ? [] : [conflict(row, expected[i], found[i])]
+  );
+  if (losses.length === 0) throw new Error("etcd refused a transaction of which all compares hold");
+  return { kind: "conflict", losses };
+}
+
+function conflict(row: WalRow, expected: number, found: number): Loss {
+  const what = found === 0 ? "was deleted in etcd" : `has revision ${found} in etcd`;
+  const wanted = expected === 0 ? "its absence" : `revision ${expected}`;
+  return { id: row.id, revision: found, message: `Key '${row.key}' ${what}, the write stands on ${wanted}` };
+}
+
+/** Rows whose base is of an older timeline: the same number can mean another write. */
+export function outdated(rows: WalRow[], timeline: number): Loss[] {
+  return rows.filter((row) => row.timeline < timeline).map((row) => ({
+    id: row.id,
+    revision: null,
+    message: `The history of etcd was replaced after the write of key '${row.key}'`,
+  }));
+}
+
+/** What became of the batch in flight, by the marker that stood before our bump. */
+export type Resolution =
+  | { kind: "nothing" }
+  | { kind: "applied"; revision: number; ids: number[]; expected: number[] }
+  | { kind: "not-applied" }
+  /** The marker's batch is newer than PostgreSQL knows: it lost commits. */
+  | { kind: "commits-lost" };
+
+/**
+ * Applied if and only if the marker names exactly it: batch and holder. "It or a newer one" would settle a batch that
+ * a successor claimed under the same number, after PostgreSQL had lost the first claim.
+ */
+export function resolve(
+  state: { batchId: number; batchHolder: string | null; batchRows: number[] },
+  marker: (Marker & { modRevision: number }) | undefined,
+): Resolution {
+  const same = marker !== undefined && marker.batch === state.batchId &&
+    marker.batchHolder === state.batchHolder;
+  if (marker && marker.batch > 0 && !same && marker.batch >= state.batchId) return { kind: "commits-lost" };
+  if (state.batchRows.length === 0) return { kind: "nothing" };
+  if (!same) return { kind: "not-applied" };
+  return {
+    kind: "applied",
+    revision: marker.batchRevision ?? marker.modRevision,
+    ids: marker.rows.map(([id]) => id),
+    expected: marker.rows.map(([, expected]) => expected),
+  };
+}

@@ -1,0 +1,142 @@
+/** A watch that is pumped into an inbox, within a budget of bytes, and watched over: silence is an error. */
+import * as grpc from "@grpc/grpc-js";
+import { type Batch, Inbox } from "../core/inbox.ts";
+import { type EtcdClient, EtcdError } from "./client.ts";
+import { Watch } from "./watch.ts";
+import type { WatchResponse } from "./wire.ts";
+
+export interface FollowOptions {
+  /** First revision wanted is `position` + 1. */
+  position: number;
+  clusterId: string;
+  carefulProgress: boolean;
+  /** No response for so long: the watch is given up. */
+  freshTimeoutMs: number;
+}
+
+/** Why a follower ended. */
+export type End =
+  | { kind: "history-lost"; compactRevision: number }
+  | { kind: "history-replaced"; clusterId: string }
+  | { kind: "broken"; error: unknown };
+
+const INBOX_BYTES = 16 * 1024 * 1024;
+const BATCH_BYTES = 4 * 1024 * 1024;
+const IDLE_MS = 1_000;
+
+export class Follower implements AsyncDisposable {
+  readonly #watch: Watch;
+  readonly #inbox: Inbox;
+  readonly #options: FollowOptions;
+  readonly #pumping: Promise<void>;
+  readonly #timer: ReturnType<typeof setInterval>;
+  #end: End | undefined;
+  #heard = performance.now();
+  #asked = performance.now();
+  #wakeReader: () => void = () => {};
+  #wakePump: () => void = () => {};
+
+  private constructor(watch: Watch, options: FollowOptions) {
+    this.#watch = watch;
+    this.#options = options;
+    this.#inbox = new Inbox(options.position, options.carefulProgress);
+    this.#pumping = this.#pump();
+    this.#timer = setInterval(() => this.#watchOver(), IDLE_MS / 4);
+  }
+
+  static async open(
+    client: EtcdClient,
+    range: { from: Uint8Array; to: Uint8Array },
+    options: FollowOptions,
+  ): Promise<Follower> {
+    return new Follower(await Watch.open(client, range, options.position + 1), options);
+  }
+
+  /** What has arrived, or null. */
+  take(): Batch | null {
+    const batch = this.#inbox.take(BATCH_BYTES);
+    if (this.#inbox.bytes < INBOX_BYTES) this.#wakePump();
+    return batch;
+  }
+
+  /** Why it ended, once all that had arrived before is taken. */
+  get end(): End | undefined {
+    return this.#inbox.isEmpty ? this.#end : undefined;
+  }
+
+  /** Waits until there is something to take, the follower has ended, or `signal` aborts; or for `timeoutMs`. */
+  async arrival(signal: AbortSignal, timeoutMs?: number): Promise<void> {
+    if (!this.#inbox.isEmpty || this.#end || signal.aborted) return;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#wakeReader = resolve;
+    const wake = () => resolve();
+    const timer = timeoutMs === undefined ? undefined : setTimeout(wake, timeoutMs);
+    signal.addEventListener("abort", wake, { once: true });
+    await promise;
+    signal.removeEventListener("abort", wake);
+    clearTimeout(timer);
+  }
+
+  requestProgress(): void {
+    this.#asked = performance.now();
+    this.#watch.requestProgress();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    clearInterval(this.#timer);
+    this.#end ??= { kind: "broken", error: new Error("closed") };
+    this.#wakePump();
+    await this.#watch[Symbol.asyncDispose]();
+    await this.#pumping;
+  }
+
+  async #pump(): Promise<void> {
+    try {
+      for await (const response of this.#watch) {
+        this.#heard = performance.now();
+        this.#end ??= this.#receive(response);
+        this.#wakeReader();
+        if (this.#end) return;
+        while (this.#inbox.bytes >= INBOX_BYTES && !this.#end) {
+          await new Promise<void>((resolve) => this.#wakePump = resolve);
+        }
+      }
+      this.#end ??= { kind: "broken", error: new EtcdError(grpc.status.UNAVAILABLE, "the watch has ended") };
+    } catch (error) {
+      this.#end ??= { kind: "broken", error };
+    }
+    this.#wakeReader();
+  }
+
+  #receive(response: WatchResponse): End | undefined {
+    const { clusterId, revision } = response.header;
+    if (clusterId !== this.#options.clusterId) return { kind: "history-replaced", clusterId };
+    if (response.canceled) {
+      return response.compactRevision > 0
+        ? { kind: "history-lost", compactRevision: response.compactRevision }
+        : {
+          kind: "broken",
+          error: new EtcdError(grpc.status.CANCELLED, response.cancelReason || "the watch was canceled"),
+        };
+    }
+    // Never the header of a created or event response: it can be ahead of the events.
+    if (response.events.length > 0) this.#inbox.events(response.events, response.fragment);
+    else if (!response.created) this.#inbox.progress(revision);
+  }
+
+  #watchOver(): void {
+    const now = performance.now();
+    const paused = this.#inbox.bytes >= INBOX_BYTES; // we are slow, not etcd
+    if (paused) this.#heard = now;
+    else if (now - this.#heard > this.#options.freshTimeoutMs) {
+      this.#end ??= {
+        kind: "broken",
+        error: new EtcdError(
+          grpc.status.DEADLINE_EXCEEDED,
+          `no event and no progress for ${this.#options.freshTimeoutMs} ms`,
+        ),
+      };
+      this.#wakeReader();
+    } else if (now - this.#heard > IDLE_MS && now - this.#asked > IDLE_MS) this.requestProgress();
+  }
+}

@@ -1,0 +1,116 @@
+/** Reading keys and pages, and the transaction that the drain sends. */
+import { Buffer } from "node:buffer";
+import * as grpc from "@grpc/grpc-js";
+import type { KeyValue } from "../core/words.ts";
+import type { TxnAnswer, TxnPlan } from "../core/txn.ts";
+import { type EtcdClient, EtcdError } from "./client.ts";
+import { decodeRangeResponse, type RangeResponse } from "./wire.ts";
+
+/** The revision asked for is compacted. */
+export function isCompacted(error: unknown): boolean {
+  return error instanceof EtcdError && error.code === grpc.status.OUT_OF_RANGE && !isFuture(error);
+}
+
+// The only case in which two answers share a code: both are OUT_OF_RANGE (etcd api/v3rpc/rpctypes/error.go).
+function isFuture(error: EtcdError): boolean {
+  return error.message.includes("future revision");
+}
+
+/** The answer is bigger than one message may be. */
+export function isTooLarge(error: unknown): boolean {
+  return error instanceof EtcdError && error.code === grpc.status.RESOURCE_EXHAUSTED;
+}
+
+/** Keys from `from` up to `to` at the newest revision (linearizable). */
+export function readRange(
+  client: EtcdClient,
+  from: Uint8Array,
+  to: Uint8Array,
+  limit: number,
+): Promise<RangeResponse> {
+  return client.call("KV", "Range", { key: Buffer.from(from), range_end: Buffer.from(to), limit }, {
+    decode: decodeRangeResponse,
+    timeoutMs: 60_000,
+  });
+}
+
+export interface KeyRead {
+  clusterId: string;
+  /** etcd's revision at the time of the read. */
+  revision: number;
+  kv: KeyValue | undefined;
+}
+
+/**
+ * One key, now (linearizable) or at a past revision.
+ * @throws {EtcdError} see `isCompacted`
+ */
+export async function readKey(client: EtcdClient, key: Uint8Array, revision = 0): Promise<KeyRead> {
+  const answer = await client.call("KV", "Range", { key: Buffer.from(key), revision }, {
+    decode: decodeRangeResponse,
+  });
+  return { clusterId: answer.header.clusterId, revision: answer.header.revision, kv: answer.kvs[0] };
+}
+
+interface RawTxn {
+  header: { revision: string };
+  succeeded: boolean;
+  responses: { response_range?: { kvs: { key: Buffer; mod_revision: string; value: Buffer }[] } }[];
+}
+
+/**
+ * Sends one transaction, once.
+ * @throws {EtcdError} `isLostAnswer` tells whether it may have been applied
+ */
+export async function sendTxn(client: EtcdClient, plan: TxnPlan): Promise<TxnAnswer> {
+  const raw = await client.call<RawTxn>("KV", "Txn", {
+    compare: plan.compares.map(({ key, revision }) => ({
+      result: "Equal",
+      target: "Mod",
+      key: Buffer.from(key),
+      mod_revision: revision,
+    })),
+    success: plan.writes.map((write) =>
+      write.value === null ? { request_delete_range: { key: Buffer.from(write.key) } } : {
+        request_put: {
+          key: Buffer.from(write.key),
+          value: Buffer.from(write.value),
+          ignore_lease: write.keepLease,
+        },
+      }
+    ),
+    failure: plan.compares.map(({ key }) => ({ request_range: { key: Buffer.from(key) } })),
+  });
+  return {
+    applied: raw.succeeded,
+    revision: Number(raw.header.revision),
+    found: raw.succeeded ? [] : raw.responses.map((r) => Number(r.response_range?.kvs[0]?.mod_revision ?? 0)),
+  };
+}
+
+/** Codes after which a write may or may not have been applied. */
+const LOST_ANSWERS = new Set([
+  grpc.status.UNAVAILABLE,
+  grpc.status.DEADLINE_EXCEEDED,
+  grpc.status.CANCELLED,
+  grpc.status.UNKNOWN,
+  grpc.status.INTERNAL,
+  grpc.status.ABORTED,
+  grpc.status.DATA_LOSS,
+]);
+
+/** Applied, not applied, unknown: this is unknown. */
+export function isLostAnswer(error: unknown): boolean {
+  return !(error instanceof EtcdError) || LOST_ANSWERS.has(error.code);
+}
+
+/** Refused, but the same request may succeed later: no space, too many requests, a token that ended. */
+export function isPassing(error: unknown): boolean {
+  return error instanceof EtcdError &&
+    (error.code === grpc.status.RESOURCE_EXHAUSTED || error.code === grpc.status.UNAUTHENTICATED);
+}
+
+/** etcd's version, as `3.7.3`. */
+export async function serverVersion(client: EtcdClient): Promise<string> {
+  return (await client.call<{ version: string }>("Maintenance", "Status", {})).version;
+}

@@ -1,0 +1,97 @@
+/** The marker in etcd: read, bumped, and walked back through its history. */
+import { Buffer } from "node:buffer";
+import { decodeMarker, encodeMarker, type Marker } from "../core/txn.ts";
+import { successor } from "../core/codec.ts";
+import type { EtcdClient } from "./client.ts";
+import { isCompacted, readKey, sendTxn } from "./kv.ts";
+import { Watch } from "./watch.ts";
+
+export interface StoredMarker {
+  modRevision: number;
+  /** undefined: what stands there is none of ours. */
+  marker: Marker | undefined;
+}
+
+/** null: there is none. */
+export async function readMarker(
+  client: EtcdClient,
+  key: Uint8Array,
+  revision = 0,
+): Promise<StoredMarker | null> {
+  const { kv } = await readKey(client, key, revision);
+  return kv ? { modRevision: kv.modRevision, marker: decodeMarker(kv.value) } : null;
+}
+
+/** Puts the marker if it still has `expected` as its revision; the new revision, or null. */
+export async function bumpMarker(
+  client: EtcdClient,
+  key: Uint8Array,
+  expected: number,
+  marker: Marker,
+): Promise<number | null> {
+  const answer = await sendTxn(client, {
+    compares: [{ key, revision: expected }],
+    writes: [{ key, value: encodeMarker(marker), keepLease: false }],
+  });
+  return answer.applied ? answer.revision : null;
+}
+
+/** A batch as the marker's history shows it. */
+export interface AppliedBatch {
+  revision: number;
+  marker: Marker;
+}
+
+/**
+ * The batches before and at `from`, newest first, back to (without) the one that `until` recognizes. `whole` is false
+ * where compaction has cut the history first.
+ */
+export async function walkBack(
+  client: EtcdClient,
+  key: Uint8Array,
+  from: StoredMarker,
+  until: (marker: Marker) => boolean,
+): Promise<{ batches: AppliedBatch[]; whole: boolean }> {
+  const batches: AppliedBatch[] = [];
+  let at: StoredMarker | null = from;
+  while (at?.marker && at.marker.batch > 0 && !until(at.marker)) {
+    const revision: number = at.marker.batchRevision ?? at.modRevision;
+    batches.push({ revision, marker: at.marker });
+    try {
+      at = await readMarker(client, key, revision - 1);
+    } catch (error) {
+      if (isCompacted(error)) return { batches, whole: false };
+      throw error;
+    }
+  }
+  return { batches, whole: true };
+}
+
+/** The marker's puts that etcd still knows, oldest first; `since` = the first revision of which it knows. */
+export async function markerHistory(
+  client: EtcdClient,
+  key: Uint8Array,
+): Promise<{ puts: StoredMarker[]; since: number }> {
+  const { revision: now } = await readKey(client, key);
+  let since = 1;
+  for (;;) {
+    const puts: StoredMarker[] = [];
+    let compacted = 0;
+    await using watch = await Watch.open(client, { from: key, to: successor(key) }, since);
+    for await (const response of watch) {
+      if (response.canceled) compacted = response.compactRevision;
+      for (const { kv, tombstone } of response.events) {
+        if (!tombstone) {
+          puts.push({ modRevision: kv.modRevision, marker: decodeMarker(Buffer.from(kv.value)) });
+        }
+      }
+      if (
+        compacted > 0 ||
+        (response.events.length === 0 && !response.created && response.header.revision >= now)
+      ) break;
+      watch.requestProgress();
+    }
+    if (compacted === 0) return { puts, since };
+    since = compacted + 1;
+  }
+}

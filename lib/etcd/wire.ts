@@ -1,0 +1,164 @@
+/**
+ * Decoders for the two large answers of etcd, from the wire's bytes to values in one pass (protobufjs makes several
+ * objects for each key and takes most of a scan's time). Field numbers: etcd's api/etcdserverpb/rpc.proto and
+ * api/mvccpb/kv.proto, unchanged since 3.0. Unknown fields are skipped.
+ */
+import type { Event, KeyValue } from "../core/words.ts";
+
+export interface Header {
+  /** Unsigned 64 bit, as decimal text. */
+  clusterId: string;
+  revision: number;
+}
+
+export interface RangeResponse {
+  header: Header;
+  kvs: KeyValue[];
+  more: boolean;
+  count: number;
+}
+
+export interface WatchResponse {
+  header: Header;
+  created: boolean;
+  canceled: boolean;
+  compactRevision: number;
+  cancelReason: string;
+  fragment: boolean;
+  events: Event[];
+  /** Bytes on the wire. */
+  size: number;
+}
+
+const text = new TextDecoder();
+
+class Reader {
+  constructor(readonly bytes: Uint8Array, public at: number, readonly end: number) {}
+
+  more(): boolean {
+    return this.at < this.end;
+  }
+
+  /** An unsigned varint below 2^53. */
+  number(): number {
+    let value = 0;
+    let scale = 1;
+    for (;;) {
+      const byte = this.bytes[this.at++];
+      value += (byte & 0x7f) * scale;
+      if (byte < 0x80) return value;
+      scale *= 128;
+    }
+  }
+
+  /** A varint of 64 bits, unsigned. */
+  bigint(): bigint {
+    let value = 0n;
+    for (let shift = 0n;; shift += 7n) {
+      const byte = this.bytes[this.at++];
+      value |= BigInt(byte & 0x7f) << shift;
+      if (byte < 0x80) return value;
+    }
+  }
+
+  slice(): Uint8Array {
+    const length = this.number();
+    this.at += length;
+    return this.bytes.subarray(this.at - length, this.at);
+  }
+
+  message(): Reader {
+    const length = this.number();
+    this.at += length;
+    return new Reader(this.bytes, this.at - length, this.at);
+  }
+
+  skip(wireType: number): void {
+    if (wireType === 0) this.bigint();
+    else if (wireType === 1) this.at += 8;
+    else if (wireType === 2) this.slice();
+    else if (wireType === 5) this.at += 4;
+    else throw new Error(`Cannot read etcd's answer: wire type ${wireType} is unknown`);
+  }
+}
+
+function readHeader(r: Reader): Header {
+  const header = { clusterId: "0", revision: 0 };
+  while (r.more()) {
+    const tag = r.number();
+    if (tag === (1 << 3)) header.clusterId = r.bigint().toString();
+    else if (tag === (3 << 3)) header.revision = r.number();
+    else r.skip(tag & 7);
+  }
+  return header;
+}
+
+const EMPTY = new Uint8Array();
+
+function readKeyValue(r: Reader): KeyValue {
+  const kv: KeyValue = { key: EMPTY, value: EMPTY, createRevision: 0, modRevision: 0, version: 0, lease: 0n };
+  while (r.more()) {
+    const tag = r.number();
+    if (tag === (1 << 3 | 2)) kv.key = r.slice();
+    else if (tag === (2 << 3)) kv.createRevision = r.number();
+    else if (tag === (3 << 3)) kv.modRevision = r.number();
+    else if (tag === (4 << 3)) kv.version = r.number();
+    else if (tag === (5 << 3 | 2)) kv.value = r.slice();
+    else if (tag === (6 << 3)) kv.lease = BigInt.asIntN(64, r.bigint());
+    else r.skip(tag & 7);
+  }
+  return kv;
+}
+
+function readEvent(r: Reader): Event {
+  const event: Event = { tombstone: false, kv: undefined! };
+  while (r.more()) {
+    const tag = r.number();
+    if (tag === (1 << 3)) event.tombstone = r.number() === 1;
+    else if (tag === (2 << 3 | 2)) event.kv = readKeyValue(r.message());
+    else r.skip(tag & 7);
+  }
+  return event;
+}
+
+const NO_HEADER: Header = { clusterId: "0", revision: 0 };
+
+export function decodeRangeResponse(bytes: Uint8Array): RangeResponse {
+  const r = new Reader(bytes, 0, bytes.length);
+  const out: RangeResponse = { header: NO_HEADER, kvs: [], more: false, count: 0 };
+  while (r.more()) {
+    const tag = r.number();
+    if (tag === (2 << 3 | 2)) out.kvs.push(readKeyValue(r.message()));
+    else if (tag === (1 << 3 | 2)) out.header = readHeader(r.message());
+    else if (tag === (3 << 3)) out.more = r.number() === 1;
+    else if (tag === (4 << 3)) out.count = r.number();
+    else r.skip(tag & 7);
+  }
+  return out;
+}
+
+export function decodeWatchResponse(bytes: Uint8Array): WatchResponse {
+  const r = new Reader(bytes, 0, bytes.length);
+  const out: WatchResponse = {
+    header: NO_HEADER,
+    created: false,
+    canceled: false,
+    compactRevision: 0,
+    cancelReason: "",
+    fragment: false,
+    events: [],
+    size: bytes.length,
+  };
+  while (r.more()) {
+    const tag = r.number();
+    if (tag === (11 << 3 | 2)) out.events.push(readEvent(r.message()));
+    else if (tag === (1 << 3 | 2)) out.header = readHeader(r.message());
+    else if (tag === (3 << 3)) out.created = r.number() === 1;
+    else if (tag === (4 << 3)) out.canceled = r.number() === 1;
+    else if (tag === (5 << 3)) out.compactRevision = r.number();
+    else if (tag === (6 << 3 | 2)) out.cancelReason = text.decode(r.slice());
+    else if (tag === (7 << 3)) out.fragment = r.number() === 1;
+    else r.skip(tag & 7);
+  }
+  return out;
+}

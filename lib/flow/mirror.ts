@@ -1,0 +1,96 @@
+/** etcd → PostgreSQL: the watch's events, as they come. While one batch is written the next gathers; nothing waits on a timer. */
+import type { Batch } from "../core/inbox.ts";
+import { foldEvents, probeAfter } from "../core/plan.ts";
+import { LostPlace, sentence } from "../errors.ts";
+import { EtcdError } from "../etcd/client.ts";
+import { Follower } from "../etcd/follow.ts";
+import { checkHistory } from "../etcd/history.ts";
+import { Backoff } from "../lifecycle.ts";
+import type { Outcome } from "../machine.ts";
+import { applyEvents, moveCheckpoint } from "../postgres/mirror.ts";
+import { type Leadership, markerKey, prefixRange, type Stream } from "../stream.ts";
+
+type MirrorOutcome = Extract<Outcome, "history-lost" | "far-behind" | "history-replaced">;
+
+/** Runs until the watch cannot go on, or `signal` aborts (null). */
+export async function mirror(
+  stream: Stream,
+  leadership: Leadership,
+  signal: AbortSignal,
+): Promise<MirrorOutcome | null> {
+  const backoff = new Backoff();
+  while (!signal.aborted) {
+    try {
+      const outcome = await mirrorOnce(stream, leadership, signal, backoff);
+      if (outcome) return outcome;
+    } catch (error) {
+      if (!(error instanceof EtcdError) || error instanceof LostPlace) throw error;
+      const level = backoff.attempts === 0 ? "warn" : "debug"; // one line an episode
+      stream.log[level]({ error: sentence(error) }, "the watch broke; reopening it");
+      await backoff.pause(signal);
+    }
+  }
+  return null;
+}
+
+async function mirrorOnce(
+  stream: Stream,
+  leadership: Leadership,
+  signal: AbortSignal,
+  backoff: Backoff,
+): Promise<MirrorOutcome | null> {
+  const { at } = leadership;
+  await using follower = await Follower.open(stream.watch, prefixRange(stream.settings.prefix), {
+    position: at.revision,
+    clusterId: at.clusterId!,
+    carefulProgress: stream.carefulProgress,
+    freshTimeoutMs: stream.settings.freshTimeoutMs,
+  });
+  // After the watch is open and before its first event is applied.
+  const history = await checkHistory(stream.kv, {
+    clusterId: at.clusterId,
+    highWater: at.revision,
+    checkpoint: at.revision,
+    probe: at.probe,
+    marker: { key: markerKey(stream.settings.name), revision: leadership.batch.markerRevision },
+  });
+  if (history.kind === "replaced") {
+    stream.log.warn({ because: history.because }, "the history of etcd was replaced");
+    return "history-replaced";
+  }
+  const behind = history.revision - at.revision;
+  if (stream.settings.rescanAfter !== null && behind > stream.settings.rescanAfter) {
+    stream.log.info({ behind, rescan_after: stream.settings.rescanAfter }, "far behind: a scan is shorter");
+    return "far-behind";
+  }
+  while (!signal.aborted) {
+    const batch = follower.take();
+    if (batch) {
+      await apply(stream, leadership, batch);
+      backoff.reset();
+      continue;
+    }
+    const end = follower.end;
+    if (end?.kind === "broken") throw end.error;
+    if (end) {
+      stream.log.warn({ ...end }, "the watch cannot go on");
+      return end.kind;
+    }
+    await follower.arrival(signal);
+  }
+  return null;
+}
+
+/** One batch, one round trip; the checkpoint moves with it. */
+async function apply(stream: Stream, { mirror, place, at }: Leadership, batch: Batch): Promise<void> {
+  if (batch.events.length === 0) {
+    await moveCheckpoint(mirror, place, at, batch.to);
+  } else {
+    const { columns, skipped } = foldEvents(batch.events, stream.select);
+    const probe = probeAfter(at.probe, columns);
+    await applyEvents(mirror, place, at, { columns, to: batch.to, probe, skipped });
+    at.probe = probe;
+    for (const key of skipped) stream.log.warn({ ...key }, "a key is too long to be mirrored");
+  }
+  at.revision = batch.to;
+}

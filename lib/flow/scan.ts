@@ -1,0 +1,237 @@
+/**
+ * The whole keyspace by pages, beside the watch: bootstrap (an empty mirror) and compaction-resync (one that holds data,
+ * which readers keep). No revision is pinned, so no compaction can send the scan back to its start.
+ *
+ *   pages   P1@10      P2@17      P3@25                     scan_revision = 25
+ *   watch        11..16     17..22      23..25 progress@31  revision = 31  ≥ 25: caught up at 31
+ *
+ * Each page is at the newest revision when it is read, so the mirror holds keys of different revisions; the watch, which
+ * began right after the first page, brings every key of an older page forward. Once it has passed the newest page, the
+ * mirror is one revision. The checkpoint is then the watch's position: a page's or a row's revision can be ahead of
+ * events that are still on their way.
+ *
+ * A page that is read BEFORE a delete arrives and merged AFTER it would bring the key back:
+ *
+ *   page read @10 (has k) ── event: delete k @11 applied ── page merged: k is back, and no event will take it away
+ *
+ * The next page is read ahead while this one is written, so a merge looks at the tombstones since (MERGE_PAGE), and the
+ * copy into an empty range, which does not look, is used only if no event was applied since the page was asked for.
+ */
+import { successor } from "../core/codec.ts";
+import { foldEvents, foldPage, type Probe, probeAfter, probeAfterPage } from "../core/plan.ts";
+import type { Page } from "../core/words.ts";
+import { Follower } from "../etcd/follow.ts";
+import { checkHistory } from "../etcd/history.ts";
+import { isTooLarge, readKey, readRange } from "../etcd/kv.ts";
+import { next, type Outcome } from "../machine.ts";
+import { applyEvents, catchUp, copyPage, mergePage, moveCheckpoint } from "../postgres/mirror.ts";
+import { Progress } from "../progress.ts";
+import { type Leadership, prefixRange, type Stream } from "../stream.ts";
+
+type ScanOutcome = Extract<Outcome, "caught-up" | "history-lost" | "history-replaced">;
+
+const PAGE_BYTES = 4 * 1024 * 1024;
+const MOST_KEYS = 50_000;
+const PROGRESS_EVERY_MS = 100;
+
+/** Runs one scan, from its cursor if it has one. null: `signal` aborted. */
+export async function scan(
+  stream: Stream,
+  leadership: Leadership,
+  signal: AbortSignal,
+): Promise<ScanOutcome | null> {
+  const run = new Scan(stream, leadership, signal);
+  await using _ = run;
+  return await run.run();
+}
+
+class Scan implements AsyncDisposable {
+  readonly #stream: Stream;
+  readonly #lead: Leadership;
+  readonly #signal: AbortSignal;
+  readonly #range: { from: Uint8Array; to: Uint8Array };
+  readonly #progress: Progress;
+  #follower: Follower | undefined;
+  #limit = 10_000;
+  #probe: Probe | null = null;
+  /** Counts the batches of events applied: a page knows whether one came after it was asked for. */
+  #applied = 0;
+  #totals = { pages: 0, keys: 0, written: 0, deleted: 0 };
+
+  constructor(stream: Stream, lead: Leadership, signal: AbortSignal) {
+    this.#stream = stream;
+    this.#lead = lead;
+    this.#signal = signal;
+    this.#range = prefixRange(stream.settings.prefix);
+    this.#progress = new Progress(stream.log, lead.at.state);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#progress.stop();
+    await this.#follower?.[Symbol.asyncDispose]();
+  }
+
+  async run(): Promise<ScanOutcome | null> {
+    const { at } = this.#lead;
+    const started = at.scanCursor === null ? await this.#firstPage() : await this.#goOn();
+    if (started) return started;
+    let ahead = this.#readAhead();
+    while (!this.#signal.aborted) {
+      const end = await this.#applyArrived();
+      if (end) return end;
+      if (!ahead) return await this.#awaitCaughtUp();
+      const { page, applied } = await ahead();
+      if (page.revision < Math.max(at.revision, at.scanRevision)) return "history-replaced";
+      ahead = page.last ? null : this.#readAhead(page.to);
+      const replaced = await this.#write(
+        page,
+        page.last ? this.#range.to : page.to,
+        this.#applied === applied,
+        at.revision,
+      );
+      if (replaced) return replaced;
+    }
+    return null;
+  }
+
+  /** The first page fixes where the watch begins; it is merged before any event. */
+  async #firstPage(): Promise<ScanOutcome | null> {
+    const { at } = this.#lead;
+    const page = await this.#readPage(this.#range.from);
+    if (page.revision < Math.max(at.revision, at.scanRevision)) {
+      const { revision } = await readKey(this.#stream.kv, this.#range.from); // an old server's stale read, or a restore
+      return revision < Math.max(at.revision, at.scanRevision) ? "history-replaced" : null;
+    }
+    await this.#openWatch(page.revision);
+    return await this.#write(page, page.last ? this.#range.to : page.to, true, page.revision);
+  }
+
+  /** After a crash: the watch can be reopened where it was, or the scan starts again. */
+  async #goOn(): Promise<ScanOutcome | null> {
+    const { at } = this.#lead;
+    await this.#openWatch(at.revision);
+    const history = await checkHistory(this.#stream.kv, {
+      clusterId: at.clusterId,
+      highWater: Math.max(at.revision, at.scanRevision),
+      checkpoint: null,
+      probe: null,
+      marker: null,
+    });
+    return history.kind === "replaced" ? "history-replaced" : null;
+  }
+
+  async #openWatch(position: number): Promise<void> {
+    this.#follower = await Follower.open(this.#stream.watch, this.#range, {
+      position,
+      clusterId: this.#lead.at.clusterId!,
+      carefulProgress: this.#stream.carefulProgress,
+      freshTimeoutMs: this.#stream.settings.freshTimeoutMs,
+    });
+  }
+
+  /** Begins to read the next page; null where the last one is in. */
+  #readAhead(from = this.#lead.at.scanCursor!): (() => Promise<{ page: Page; applied: number }>) | null {
+    if (from.length === this.#range.to.length && from.every((b, i) => b === this.#range.to[i])) return null;
+    const applied = this.#applied;
+    const reading = this.#readPage(from);
+    reading.catch(() => {}); // it is awaited after the page before it
+    return async () => ({ page: await reading, applied });
+  }
+
+  /** A page of about PAGE_BYTES. etcd counts the rest of the range for every page, so small ones are quadratic. */
+  async #readPage(from: Uint8Array): Promise<Page> {
+    for (;;) {
+      try {
+        const { header, kvs, more, count } = await readRange(
+          this.#stream.kv,
+          from,
+          this.#range.to,
+          this.#limit,
+        );
+        const bytes = kvs.reduce((sum, kv) => sum + kv.key.length + kv.value.length + 32, 0);
+        if (kvs.length > 0) {
+          this.#limit = Math.max(16, Math.min(MOST_KEYS, Math.floor(PAGE_BYTES * kvs.length / bytes)));
+        }
+        const to = more ? successor(kvs[kvs.length - 1].key) : this.#range.to;
+        return { from, to, last: !more, revision: header.revision, kvs, remaining: count };
+      } catch (error) {
+        if (!isTooLarge(error) || this.#limit <= 1) throw error;
+        this.#limit = Math.ceil(this.#limit / 2);
+      }
+    }
+  }
+
+  async #write(
+    page: Page,
+    cursor: Uint8Array,
+    mayCopy: boolean,
+    revision: number,
+  ): Promise<ScanOutcome | null> {
+    const { mirror, place, at } = this.#lead;
+    const { columns, skipped } = foldPage(page.kvs, this.#stream.select);
+    const commit = { columns, page, revision, cursor, skipped };
+    if (mayCopy && await copyPage(mirror, place, at, commit)) {
+      this.#totals.written += columns.keys.length;
+    } else {
+      const merged = await mergePage(mirror, place, at, commit);
+      if (merged.kind === "another-history") {
+        this.#stream.log.warn(
+          { key: merged.key, revision: page.revision },
+          "a key cannot be of this history: it was replaced",
+        );
+        return "history-replaced";
+      }
+      this.#totals.written += merged.put;
+      this.#totals.deleted += merged.deleted;
+    }
+    at.revision = revision;
+    at.scanRevision = Math.max(at.scanRevision, page.revision);
+    at.scanCursor = cursor;
+    this.#probe = probeAfterPage(this.#probe, columns);
+    this.#totals.pages++;
+    this.#totals.keys += page.kvs.length;
+    for (const key of skipped) this.#stream.log.warn({ ...key }, "a key is too long to be mirrored");
+    this.#progress.page(page.kvs.length, Math.max(0, page.remaining - page.kvs.length));
+    return null;
+  }
+
+  /** Applies what the watch has brought, and says how it ended if it did. */
+  async #applyArrived(): Promise<ScanOutcome | null> {
+    const { mirror, place, at } = this.#lead;
+    const follower = this.#follower!;
+    for (let batch = follower.take(); batch; batch = follower.take()) {
+      if (batch.events.length === 0) {
+        if (batch.to > at.revision) await moveCheckpoint(mirror, place, at, batch.to);
+      } else {
+        this.#applied++;
+        const { columns, skipped } = foldEvents(batch.events, this.#stream.select);
+        await applyEvents(mirror, place, at, { columns, to: batch.to, probe: null, skipped });
+        this.#probe = probeAfter(this.#probe, columns);
+      }
+      at.revision = batch.to;
+    }
+    const end = follower.end;
+    if (end?.kind === "broken") throw end.error;
+    return end?.kind ?? null;
+  }
+
+  /** The last page is in: the watch has to pass the newest one. */
+  async #awaitCaughtUp(): Promise<ScanOutcome | null> {
+    const { mirror, place, at } = this.#lead;
+    while (at.revision < at.scanRevision) {
+      this.#follower!.requestProgress();
+      await this.#follower!.arrival(this.#signal, PROGRESS_EVERY_MS);
+      if (this.#signal.aborted) return null;
+      const end = await this.#applyArrived();
+      if (end) return end;
+    }
+    const seconds = this.#progress.seconds();
+    await catchUp(mirror, place, at, next(at.state, "caught-up"), this.#probe, { ...this.#totals, seconds });
+    at.probe = this.#probe;
+    at.scanCursor = null;
+    at.scanRevision = 0;
+    this.#progress.stop();
+    this.#stream.log.info({ ...this.#totals, seconds, revision: at.revision }, "the scan has caught up");
+    return "caught-up";
+  }
+}

@@ -1,0 +1,35 @@
+/** Stopping and retrying, once for the whole program. */
+
+/** Sleeps; returns early when `signal` aborts. */
+export function sleep(ms: number, signal: AbortSignal): Promise<void> {
+  if (signal.aborted) return Promise.resolve();
+  return new Promise((resolve) => {
+    const done = () => {
+      clearTimeout(timer);
+      signal.removeEventListener("abort", done);
+      resolve();
+    };
+    const timer = setTimeout(done, ms);
+    signal.addEventListener("abort", done, { once: true });
+  });
+}
+
+/** Exponential backoff with full jitter (each pause is random up to the bound), back to the start on success. */
+export class Backoff {
+  #attempt = 0;
+
+  constructor(readonly firstMs = 50, readonly maxMs = 5_000) {}
+
+  get attempts(): number {
+    return this.#attempt;
+  }
+
+  reset(): void {
+    this.#attempt = 0;
+  }
+
+  async pause(signal: AbortSignal): Promise<void> {
+    const bound = Math.min(this.firstMs * 2 ** this.#attempt++, this.maxMs);
+    await sleep(Math.random() * bound, signal);
+  }
+}

@@ -1,0 +1,129 @@
+/** Sessions with PostgreSQL. */
+// @ts-types="@types/pg"
+import pg from "pg";
+
+const INT8 = 20;
+const INT8_ARRAY = 1016;
+
+/** Revisions, ids and counts: far below 2^53; where one is not, an error and not a wrong number. */
+function safeInteger(text: string): number {
+  const value = Number(text);
+  if (!Number.isSafeInteger(value)) {
+    throw new RangeError(`Cannot read '${text}' as an integer: it is above 2^53`);
+  }
+  return value;
+}
+
+/** PostgreSQL's text form of an array of integers without nulls: `{1,2}`. */
+function int8Array(text: string): number[] {
+  return text === "{}" ? [] : text.slice(1, -1).split(",").map(safeInteger);
+}
+
+const types: pg.CustomTypesConfig = {
+  getTypeParser: ((oid: number, format?: "text" | "binary") => {
+    if (oid === INT8) return safeInteger;
+    if (oid === INT8_ARRAY) return int8Array;
+    return pg.types.getTypeParser(oid, format as "text");
+  }) as pg.CustomTypesConfig["getTypeParser"],
+};
+
+export interface PostgresOptions {
+  dsn: string;
+  schema: string;
+  applicationName: string;
+}
+
+/** One connection, on the stream's schema; statements are named, so each is planned once. */
+export class Session implements AsyncDisposable {
+  readonly #client: pg.Client;
+  #broken: Error | undefined;
+
+  private constructor(client: pg.Client) {
+    this.#client = client;
+    client.on("error", (error) => this.#broken = error);
+    client.on("end", () => this.#broken ??= new Error("the session with PostgreSQL has ended"));
+  }
+
+  /** @throws the error of pg or of the system, see lib/errors.ts `kindOf` */
+  static async open(options: PostgresOptions): Promise<Session> {
+    const client = new pg.Client({
+      connectionString: options.dsn,
+      application_name: options.applicationName,
+      keepAlive: true,
+      connectionTimeoutMillis: 10_000,
+      types,
+    });
+    const session = new Session(client);
+    try {
+      await client.connect();
+      // pg_temp last: a temporary table of that name must not stand in for one of ours
+      await client.query(`set search_path to ${quoteIdentifier(options.schema)}, pg_temp`);
+      await client.query("set client_min_messages to warning");
+      await client.query("set jit to off");
+      await client.query("set plan_cache_mode to force_generic_plan");
+    } catch (error) {
+      await client.end().catch(() => {});
+      throw error;
+    }
+    return session;
+  }
+
+  /** The server's process id of this session. */
+  get pid(): number {
+    return (this.#client as unknown as { processID: number }).processID;
+  }
+
+  get broken(): Error | undefined {
+    return this.#broken;
+  }
+
+  /** Runs one statement, prepared under `name`. */
+  async run<Row extends object = Record<string, unknown>>(
+    name: string,
+    text: string,
+    values: unknown[] = [],
+  ): Promise<Row[]> {
+    if (this.#broken) throw this.#broken;
+    return (await this.#client.query<Row>({ name, text, values })).rows;
+  }
+
+  /** Runs a script of statements without parameters. */
+  async script(text: string): Promise<void> {
+    await this.#client.query(text);
+  }
+
+  /** A transaction: committed when `work` returns, rolled back when it throws. */
+  async transaction<T>(work: () => Promise<T>): Promise<T> {
+    await this.#client.query("begin");
+    try {
+      const result = await work();
+      await this.#client.query("commit");
+      return result;
+    } catch (error) {
+      await this.#client.query("rollback").catch(() => {});
+      throw error;
+    }
+  }
+
+  /** A stream for COPY … FROM STDIN. */
+  submit<T extends pg.Submittable>(stream: T): T {
+    return this.#client.query(stream);
+  }
+
+  /** Calls `heard` for each notification on the channel. */
+  async listen(channel: string, heard: (payload: string) => void): Promise<void> {
+    this.#client.on("notification", (message) => {
+      if (message.channel === channel) heard(message.payload ?? "");
+    });
+    await this.#client.query(`listen ${quoteIdentifier(channel)}`);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#broken ??= new Error("the session is closed");
+    await this.#client.end().catch(() => {});
+  }
+}
+
+export function quoteIdentifier(name: string): string {
+  return pg.escapeIdentifier(name);
+}

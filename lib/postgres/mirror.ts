@@ -1,0 +1,355 @@
+/** Writes of the mirror: batches of events, pages of a scan. Each moves the checkpoint in the same commit. */
+import { Buffer } from "node:buffer";
+import { pipeline } from "node:stream/promises";
+import { Readable } from "node:stream";
+// @ts-types="@types/pg-copy-streams"
+import { from as copyFrom } from "pg-copy-streams";
+import { type EventColumns, type Probe, type RowColumns, textBounds } from "../core/plan.ts";
+import type { Page } from "../core/words.ts";
+import type { State } from "../machine.ts";
+import type { Session } from "./client.ts";
+import { expectOne, type Place, type StreamRow, writeEvent } from "./state.ts";
+
+/*
+ * The fence is the first line of every statement: an update of the state row that finds it as this leader left it. All
+ * else joins its result, so a leader that lost its place, or a commit that arrives late, writes nothing.
+ */
+const FENCE = `update etcd_sync_state s set %SET%, updated_at = clock_timestamp()
+  where s.epoch = $1 and s.holder = $2 and s.state = any ($3) and s.timeline = $4 and s.revision = $5
+    and s.scan_cursor is not distinct from $6`;
+
+function fenced(set: string): string {
+  return FENCE.replace("%SET%", set);
+}
+
+function guard(place: Place, at: StreamRow): unknown[] {
+  return [place.epoch, place.holder, statesLike(at.state), at.timeline, at.revision, at.scanCursor];
+}
+
+/** The drain moves between streaming and draining by itself. */
+function statesLike(state: State): State[] {
+  return state === "streaming" || state === "draining" ? ["streaming", "draining"] : [state];
+}
+
+const ROW_TYPES = ["text", "text", "bytea", "bigint", "bigint", "bigint", "bigint"];
+const ROW_NAMES = "key, value, value_bytes, revision, create_revision, version, lease";
+
+function unnest(types: string[], first: number): string {
+  return `unnest(${types.map((type, i) => `$${first + i}::${type}[]`).join(", ")})`;
+}
+
+function rowValues(rows: RowColumns): unknown[] {
+  return [
+    rows.keys,
+    rows.values,
+    rows.valueBytes,
+    rows.revisions,
+    rows.createRevisions,
+    rows.versions,
+    rows.leases,
+  ];
+}
+
+/*
+ * One batch. Each event of it either becomes the key's row (the key's last one) or goes to the archive. In a scan a page
+ * may have been ahead of the watch: an event that the row, or the key's newest tombstone, has already passed only goes
+ * to the archive (`passed`). All parts see the tables as they were before the statement.
+ */
+const APPLY_EVENTS = `
+with fence as (
+  ${fenced("revision = $7, probe_key = $8, probe_revision = $9, fresh_at = clock_timestamp()")}
+  returning s.timeline
+), event as materialized (
+  select f.timeline, e.*, k.revision as row_revision, k.timeline as row_timeline,
+    coalesce(k.timeline = f.timeline and k.revision >= e.revision, false) or ($21 and k.key is null and g.revision > e.revision) as passed,
+    coalesce(k.revision, g.revision) as passed_by
+  from fence f
+  cross join ${
+  unnest([...ROW_TYPES, "boolean", "bigint", "bigint"], 11)
+} as e(${ROW_NAMES}, tombstone, previous, next)
+  left join etcd_kv k on k.key = e.key
+  left join lateral (
+    select a.revision from etcd_archive a
+    where $21 and k.key is null and a.timeline = f.timeline and a.key = e.key and a.tombstone
+    order by a.revision desc limit 1
+  ) g on true
+), archived as (
+  insert into etcd_archive (timeline, key, revision, until_revision, tombstone, value, value_bytes, create_revision, version, lease, ts)
+  select k.timeline, k.key, k.revision, case when k.timeline = e.timeline then e.revision end, false,
+    k.value, k.value_bytes, k.create_revision, k.version, k.lease, k.ts
+  from event e join etcd_kv k on k.key = e.key
+  where case when k.timeline = e.timeline
+    then e.revision > k.revision and (e.previous is null or e.previous <= k.revision)
+    else e.previous is null end
+  union all
+  select e.timeline, e.key, e.revision, case when not e.tombstone then coalesce(e.next, e.passed_by) end, e.tombstone,
+    e.value, e.value_bytes, e.create_revision, e.version, e.lease, now()
+  from event e
+  where e.tombstone or e.next is not null or (e.passed and not coalesce(e.row_timeline = e.timeline and e.row_revision = e.revision, false))
+  on conflict do nothing
+), put as (
+  insert into etcd_kv as k (key, value, value_bytes, revision, create_revision, version, lease, timeline)
+  select e.key, e.value, e.value_bytes, e.revision, e.create_revision, e.version, e.lease, e.timeline
+  from event e where e.next is null and not e.tombstone and not e.passed
+  on conflict (key) do update set value = excluded.value, value_bytes = excluded.value_bytes, revision = excluded.revision,
+    create_revision = excluded.create_revision, version = excluded.version, lease = excluded.lease,
+    timeline = excluded.timeline, ts = excluded.ts
+), deleted as (
+  delete from etcd_kv k using event e where k.key = e.key and e.next is null and e.tombstone and not e.passed
+), skipped as (
+  insert into etcd_sync_event (kind, timeline, detail) select 'key-skipped', f.timeline, d from fence f, unnest($10::jsonb[]) d
+)
+select true from fence`;
+
+/** Applies the events of whole revisions; the checkpoint becomes `to`. One round trip. */
+export async function applyEvents(
+  session: Session,
+  place: Place,
+  at: StreamRow,
+  batch: { columns: EventColumns; to: number; probe: Probe | null; skipped: object[] },
+): Promise<void> {
+  const { columns } = batch;
+  const scanning = statesLike(at.state).length === 1;
+  const rows = await session.run("apply-events", APPLY_EVENTS, [
+    ...guard(place, at),
+    batch.to,
+    batch.probe?.key ?? null,
+    batch.probe?.revision ?? null,
+    batch.skipped.map((detail) => JSON.stringify(detail)),
+    ...rowValues(columns),
+    columns.tombstones,
+    columns.previous,
+    columns.next,
+    scanning,
+  ]);
+  expectOne(rows, place);
+}
+
+const MOVE_CHECKPOINT = `${fenced("revision = $7, fresh_at = clock_timestamp()")} returning true`;
+
+/** Moves the checkpoint on a quiet prefix, or says that it is fresh. */
+export async function moveCheckpoint(
+  session: Session,
+  place: Place,
+  at: StreamRow,
+  to: number,
+): Promise<void> {
+  expectOne(await session.run("move-checkpoint", MOVE_CHECKPOINT, [...guard(place, at), to]), place);
+}
+
+/*
+ * One page, merged for its exact range of keys. A row that is newer than the page stays; any other becomes what the
+ * page says; a row in the range that the page lacks is gone. A key with a tombstone newer than its row in the page was
+ * deleted after the page was read, and stays away. `another`: a row that is not newer than the page and yet has a
+ * higher revision than the page's, or other content at the same one, cannot be of this history; then nothing is written.
+ */
+const MERGE_PAGE = `
+with page as materialized (
+  select p.* from ${unnest(ROW_TYPES, 11)} as p(${ROW_NAMES})
+), mirrored as materialized (
+  select k.* from etcd_kv k
+  where strpos(k.key, '\\x') = 0 and k.key >= $18 and k.key <= $19
+    and convert_to(k.key, 'UTF8') >= $20 and ($21::bytea is null or convert_to(k.key, 'UTF8') < $21)
+  union all
+  select k.* from etcd_kv k
+  where strpos(k.key, '\\x') > 0 and etcd_key_bytes(k.key) >= $20 and ($21::bytea is null or etcd_key_bytes(k.key) < $21)
+), another as (
+  select k.key from mirrored k join page p on p.key = k.key
+  where k.timeline = $4 and k.revision <= $7 and (k.revision > p.revision or k.revision = p.revision and
+    (k.value, k.value_bytes, k.create_revision, k.version) is distinct from (p.value, p.value_bytes, p.create_revision, p.version))
+  limit 1
+), fence as (
+  ${fenced("revision = $8, scan_revision = greatest(s.scan_revision, $7), scan_cursor = $9")}
+    and not exists (select from another)
+  returning s.timeline
+), changed as materialized (
+  select f.timeline, p.*, k.key is not null as there, k.timeline as row_timeline
+  from fence f cross join page p left join mirrored k on k.key = p.key
+  where case when k.key is not null then k.timeline < f.timeline or k.revision < p.revision
+    else not exists (select from etcd_archive a
+      where a.timeline = f.timeline and a.key = p.key and a.tombstone and a.revision > p.revision) end
+), gone as materialized (
+  select f.timeline, k.key from fence f cross join mirrored k
+  where (k.timeline < f.timeline or k.revision <= $7) and not exists (select from page p where p.key = k.key)
+), archived as (
+  insert into etcd_archive (timeline, key, revision, until_revision, tombstone, value, value_bytes, create_revision, version, lease, ts)
+  select k.timeline, k.key, k.revision, case when k.timeline = c.timeline then c.revision end, false,
+    k.value, k.value_bytes, k.create_revision, k.version, k.lease, k.ts
+  from changed c join mirrored k on k.key = c.key
+  union all
+  select k.timeline, k.key, k.revision, case when k.timeline = g.timeline then $7::bigint end, false,
+    k.value, k.value_bytes, k.create_revision, k.version, k.lease, k.ts
+  from gone g join mirrored k on k.key = g.key
+  union all
+  select g.timeline, g.key, $7, null, true, null, null, 0, 0, 0, now() from gone g
+  on conflict do nothing
+), put as (
+  insert into etcd_kv as k (key, value, value_bytes, revision, create_revision, version, lease, timeline)
+  select c.key, c.value, c.value_bytes, c.revision, c.create_revision, c.version, c.lease, c.timeline from changed c
+  on conflict (key) do update set value = excluded.value, value_bytes = excluded.value_bytes, revision = excluded.revision,
+    create_revision = excluded.create_revision, version = excluded.version, lease = excluded.lease,
+    timeline = excluded.timeline, ts = excluded.ts
+  returning true
+), deleted as (
+  delete from etcd_kv k using gone g where k.key = g.key returning true
+), skipped as (
+  insert into etcd_sync_event (kind, timeline, detail) select 'key-skipped', f.timeline, d from fence f, unnest($10::jsonb[]) d
+)
+select (select count(*) from fence) as committed, (select key from another) as another,
+  (select count(*) from put) as put, (select count(*) from deleted) as deleted`;
+
+export interface PageCommit {
+  columns: RowColumns;
+  page: Page;
+  /** The watch's position after this commit: the page's revision for a first page, else as it is. */
+  revision: number;
+  cursor: Uint8Array;
+  skipped: object[];
+}
+
+export type Merged = { kind: "merged"; put: number; deleted: number } | {
+  kind: "another-history";
+  key: string;
+};
+
+/** Merges one page; `another-history`: nothing was written. */
+export async function mergePage(
+  session: Session,
+  place: Place,
+  at: StreamRow,
+  commit: PageCommit,
+): Promise<Merged> {
+  const { low, high, end } = textBounds(commit.page);
+  const [row] = await session.run<
+    { committed: number; another: string | null; put: number; deleted: number }
+  >(
+    "merge-page",
+    MERGE_PAGE,
+    [
+      ...guard(place, at),
+      commit.page.revision,
+      commit.revision,
+      commit.cursor,
+      commit.skipped.map((detail) => JSON.stringify(detail)),
+      ...rowValues(commit.columns),
+      low,
+      high,
+      commit.page.from,
+      end,
+    ],
+  );
+  if (row.another !== null) return { kind: "another-history", key: row.another };
+  expectOne(row.committed ? [row] : [], place);
+  return { kind: "merged", put: row.put, deleted: row.deleted };
+}
+
+const RANGE_HOLDS_ROWS = `select exists (
+    select from etcd_kv k where strpos(k.key, '\\x') = 0 and k.key >= $1 and k.key <= $2
+      and convert_to(k.key, 'UTF8') >= $3 and ($4::bytea is null or convert_to(k.key, 'UTF8') < $4)
+  ) or exists (
+    select from etcd_kv k where strpos(k.key, '\\x') > 0 and etcd_key_bytes(k.key) >= $3
+      and ($4::bytea is null or etcd_key_bytes(k.key) < $4)
+  ) as found`;
+
+const FENCE_PAGE = `${
+  fenced("revision = $7, scan_revision = greatest(s.scan_revision, $8), scan_cursor = $9")
+} returning s.timeline`;
+
+/**
+ * Copies a page into a range that holds no rows; false: it holds some, and nothing was written. The caller has applied
+ * no event since it asked for the page, so no tombstone can stand against a row of it.
+ */
+export async function copyPage(
+  session: Session,
+  place: Place,
+  at: StreamRow,
+  commit: PageCommit,
+): Promise<boolean> {
+  const { low, high, end } = textBounds(commit.page);
+  return await session.transaction(async () => {
+    const fence = await session.run("fence-page", FENCE_PAGE, [
+      ...guard(place, at),
+      commit.revision,
+      commit.page.revision,
+      commit.cursor,
+    ]);
+    expectOne(fence, place);
+    const [{ found }] = await session.run<{ found: boolean }>("range-holds-rows", RANGE_HOLDS_ROWS, [
+      low,
+      high,
+      commit.page.from,
+      end,
+    ]);
+    if (found) throw new RangeNotEmpty();
+    await copyRows(session, commit.columns, at.timeline);
+    for (const detail of commit.skipped) await writeEvent(session, "key-skipped", at.timeline, { detail });
+    return true;
+  }).catch((error) => {
+    if (error instanceof RangeNotEmpty) return false;
+    throw error;
+  });
+}
+
+class RangeNotEmpty extends Error {}
+
+const COPY_CHUNK = 1 << 20;
+
+async function copyRows(session: Session, rows: RowColumns, timeline: number): Promise<void> {
+  const copy = session.submit(
+    copyFrom(
+      "copy etcd_kv (key, value, value_bytes, revision, create_revision, version, lease, timeline) from stdin",
+    ),
+  );
+  await pipeline(Readable.from(copyText(rows, timeline)), copy);
+}
+
+/** COPY's text format, in chunks of about a megabyte: a chunk for each row takes twice as long. */
+function* copyText(rows: RowColumns, timeline: number): Generator<Buffer> {
+  let chunk = "";
+  for (let i = 0; i < rows.keys.length; i++) {
+    const value = rows.values[i];
+    const bytes = rows.valueBytes[i];
+    chunk += `${copyField(rows.keys[i])}\t${value === null ? "\\N" : copyField(value)}\t${
+      bytes === null ? "\\N" : "\\\\x" + Buffer.from(bytes).toString("hex")
+    }\t${rows.revisions[i]}\t${rows.createRevisions[i]}\t${rows.versions[i]}\t${
+      rows.leases[i]
+    }\t${timeline}\n`;
+    if (chunk.length > COPY_CHUNK) {
+      yield Buffer.from(chunk);
+      chunk = "";
+    }
+  }
+  if (chunk) yield Buffer.from(chunk);
+}
+
+const COPY_SPECIAL = /[\\\n\r\t]/;
+const COPY_ESCAPES: Record<string, string> = { "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t" };
+
+function copyField(text: string): string {
+  return COPY_SPECIAL.test(text) ? text.replace(/[\\\n\r\t]/g, (c) => COPY_ESCAPES[c]) : text;
+}
+
+/** Ends a scan: from here on `revision` is a point that readers can use. */
+export async function catchUp(
+  session: Session,
+  place: Place,
+  at: StreamRow,
+  to: State,
+  probe: Probe | null,
+  detail: object,
+): Promise<void> {
+  await session.transaction(async () => {
+    const rows = await session.run(
+      "catch-up",
+      `${
+        fenced(
+          "state = $7, scan_cursor = null, scan_revision = 0, history_from = coalesce(s.history_from, s.revision), probe_key = $8, probe_revision = $9, fresh_at = clock_timestamp()",
+        )
+      }
+         and s.revision >= s.scan_revision returning true`,
+      [...guard(place, at), to, probe?.key ?? null, probe?.revision ?? null],
+    );
+    expectOne(rows, place);
+    await writeEvent(session, "caught-up", at.timeline, { revision: at.revision, detail });
+  });
+}

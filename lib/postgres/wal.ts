@@ -1,0 +1,221 @@
+/** The WAL: claim, settle, and what a leader finds when it comes in. The SQL is in sql/007_drain.sql. */
+import type { Loss, OwnWrite } from "../core/txn.ts";
+import type { WalRow } from "../core/words.ts";
+import { LostPlace } from "../errors.ts";
+import type { Session } from "./client.ts";
+import type { Place } from "./state.ts";
+
+/** What is settled with the batch in flight. */
+export type Settlement =
+  | { kind: "none" }
+  | { kind: "applied"; revision: number; ids: number[]; expected: number[] }
+  | { kind: "conflict" | "failed"; losses: Loss[] };
+
+interface RawWalRow {
+  id: number;
+  txid: string;
+  ts: string;
+  key: string;
+  value: string | null;
+  value_bytes: Uint8Array | null;
+  tombstone: boolean;
+  keep_lease: boolean;
+  timeline: number;
+  revision: number;
+  seen_revision: number;
+  strict: boolean;
+}
+
+const ROW =
+  "id, txid::text, ts::text, key, value, value_bytes, tombstone, keep_lease, timeline, revision, seen_revision, strict";
+
+function walRow(raw: RawWalRow): WalRow {
+  return {
+    id: String(raw.id),
+    txid: raw.txid,
+    ts: raw.ts,
+    key: raw.key,
+    value: raw.value,
+    valueBytes: raw.value_bytes,
+    tombstone: raw.tombstone,
+    keepLease: raw.keep_lease,
+    timeline: raw.timeline,
+    revision: raw.revision,
+    seenRevision: raw.seen_revision,
+    strict: raw.strict,
+  };
+}
+
+/** Raised by etcd_drain_fence. */
+const FENCED = "ZE100";
+
+async function fencedRun<Row extends object>(
+  session: Session,
+  name: string,
+  text: string,
+  values: unknown[],
+): Promise<Row[]> {
+  try {
+    return await session.run<Row>(name, text, values);
+  } catch (error) {
+    if ((error as { code?: string }).code === FENCED) throw new LostPlace((error as Error).message);
+    throw error;
+  }
+}
+
+export interface Limits {
+  /** Rows of one etcd transaction, the marker not counted. */
+  maxRows: number;
+  maxBytes: number;
+}
+
+export interface ClaimLimits extends Limits {
+  maxTransactions: number;
+}
+
+/** Settles the batch in flight and claims the next, in one round trip. No rows: the WAL is empty and the drain parked. */
+export async function turn(
+  session: Session,
+  place: Place,
+  batch: number,
+  settlement: Settlement,
+  limits: ClaimLimits,
+  states: { busy: string; idle: string },
+): Promise<WalRow[]> {
+  const applied = settlement.kind === "applied" ? settlement : undefined;
+  const losses = settlement.kind === "conflict" || settlement.kind === "failed" ? settlement.losses : [];
+  const rows = await fencedRun<RawWalRow>(
+    session,
+    "drain-turn",
+    `select ${ROW} from etcd_drain_turn($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)`,
+    [
+      place.epoch,
+      place.holder,
+      batch,
+      applied?.revision ?? null,
+      applied?.ids ?? [],
+      applied?.expected ?? [],
+      losses.length ? settlement.kind : null,
+      losses.map((loss) => loss.id),
+      losses.map((loss) => loss.revision),
+      losses.map((loss) => loss.message),
+      limits.maxRows,
+      limits.maxBytes,
+      limits.maxTransactions,
+      states.busy,
+      states.idle,
+    ],
+  );
+  return rows.map(walRow);
+}
+
+/** Whether anything waits. */
+export async function isWaiting(session: Session): Promise<boolean> {
+  const [{ waiting }] = await session.run<{ waiting: boolean }>(
+    "wal-waiting",
+    "select exists (select from etcd_wal_tx) as waiting",
+  );
+  return waiting;
+}
+
+/** Our applied writes of each key that are newer than `seen`, oldest first. */
+export async function settledWrites(
+  session: Session,
+  timeline: number,
+  rows: WalRow[],
+): Promise<Map<string, OwnWrite[]>> {
+  const found = await session.run<{ key: string; expected: number; result: number; tombstone: boolean }>(
+    "settled-writes",
+    `select w.key, w.expected_revision as expected, w.result_revision as result, w.tombstone
+     from unnest($2::text[], $3::bigint[]) as asked(key, seen)
+     join etcd_wal w on w.key = asked.key and w.status = 'success' and w.timeline = $1 and w.result_revision > asked.seen
+     group by 1, 2, 3, 4 order by w.result_revision`,
+    [timeline, rows.map((row) => row.key), rows.map((row) => row.seenRevision)],
+  );
+  return Map.groupBy(found, (write) => write.key);
+}
+
+/** Begins a leadership with the batch in flight resolved: settled as applied, or free to be claimed anew. */
+export async function settleInFlight(
+  session: Session,
+  place: Place,
+  batch: number,
+  applied: { revision: number; ids: number[]; expected: number[] } | null,
+  next: { batch: number; markerRevision: number; clusterId: string },
+): Promise<void> {
+  await session.transaction(async () => {
+    await fencedRun(session, "fence-drain", "select etcd_drain_fence($1, $2, $3)", [
+      place.epoch,
+      place.holder,
+      batch,
+    ]);
+    if (applied) {
+      await session.run("settle-applied", "select etcd_drain_applied($1, $2, $3, $4)", [
+        batch,
+        applied.revision,
+        applied.ids,
+        applied.expected,
+      ]);
+    }
+    await session.run(
+      "clear-batch",
+      "update etcd_sync_state set batch_rows = '{}', batch_id = $1, marker_revision = $2, cluster_id = $3, updated_at = clock_timestamp()",
+      [next.batch, next.markerRevision, next.clusterId],
+    );
+  });
+}
+
+/** Pending rows by id; for recovery. */
+export async function pendingRows(session: Session, ids: number[]): Promise<WalRow[]> {
+  const rows = await session.run<RawWalRow>(
+    "pending-rows",
+    `select ${ROW} from etcd_wal where id = any ($1) and status = 'pending'`,
+    [ids],
+  );
+  return rows.map(walRow);
+}
+
+/** Gives pending rows, with their transactions, up as conflicts: those with the ids, or of the keys with a lower id, or all. */
+export async function settleDoubtful(
+  session: Session,
+  batch: number,
+  which: { ids: number[] } | { keys: string[]; before: number[] } | "all",
+  message: string,
+): Promise<number> {
+  const ids = which === "all"
+    ? await session.run<{ id: number }>(
+      "all-pending",
+      "select w.id from etcd_wal_tx t join etcd_wal w on w.txid = t.txid and w.ts = t.ts and w.status = 'pending'",
+    )
+    : "ids" in which
+    ? which.ids.map((id) => ({ id }))
+    : await session.run<{ id: number }>(
+      "pending-before",
+      `select w.id from unnest($1::text[], $2::bigint[]) as r(key, id) join etcd_wal w on w.key = r.key and w.id < r.id and w.status = 'pending'`,
+      [which.keys, which.before],
+    );
+  if (ids.length === 0) return 0;
+  await session.run("settle-doubtful", "select etcd_drain_lost('conflict', $1, $2, $3, $4)", [
+    batch,
+    ids.map((row) => row.id),
+    ids.map(() => null),
+    ids.map(() => message),
+  ]);
+  return ids.length;
+}
+
+/** Settles rows that an earlier batch had applied, of which PostgreSQL has lost the commit. */
+export async function settleRecovered(
+  session: Session,
+  batch: number,
+  revision: number,
+  ids: number[],
+  expected: number[],
+): Promise<void> {
+  await session.run("settle-applied", "select etcd_drain_applied($1, $2, $3, $4)", [
+    batch,
+    revision,
+    ids,
+    expected,
+  ]);
+}

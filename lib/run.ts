@@ -1,0 +1,106 @@
+/** The loop: state → its flow → outcome → transition. */
+import { Fatal, kindOf, LostPlace, sentence } from "./errors.ts";
+import { drain, waitForWal } from "./flow/drain.ts";
+import { lead } from "./flow/lead.ts";
+import { mirror } from "./flow/mirror.ts";
+import { scan } from "./flow/scan.ts";
+import { Backoff } from "./lifecycle.ts";
+import { isWhole, next, type Outcome, type State } from "./machine.ts";
+import { readStream, startScanAgain, startTimeline } from "./postgres/state.ts";
+import { readKey } from "./etcd/kv.ts";
+import { type Leadership, markerKey, type Stream } from "./stream.ts";
+
+/** Runs a stream until `signal` aborts. Whatever breaks, it begins again as a new leader, or a standby. */
+export async function runStream(stream: Stream, signal: AbortSignal): Promise<void> {
+  const backoff = new Backoff();
+  while (!signal.aborted) {
+    try {
+      await using leadership = await lead(stream, signal);
+      backoff.reset();
+      await work(stream, leadership, AbortSignal.any([signal, leadership.lost]));
+      if (leadership.lost.aborted && !signal.aborted) throw leadership.lost.reason;
+    } catch (error) {
+      if (signal.aborted) return;
+      if (error instanceof Fatal) throw error;
+      const level = backoff.attempts === 0 ? "warn" : "debug"; // one line an episode
+      stream.log[level]({
+        error: sentence(error),
+        kind: error instanceof LostPlace ? "lost-place" : kindOf(error),
+      }, "begins anew");
+      if (!(error instanceof LostPlace) && kindOf(error) === "runtime") {
+        stream.log.debug({ stack: (error as Error).stack }, "stack");
+      }
+      await backoff.pause(signal);
+    }
+  }
+}
+
+async function work(stream: Stream, leadership: Leadership, signal: AbortSignal): Promise<void> {
+  while (!signal.aborted) {
+    const { state } = leadership.at;
+    const outcome = isWhole(state)
+      ? await follow(stream, leadership, signal)
+      : await scan(stream, leadership, signal);
+    if (outcome === null) return;
+    await transition(stream, leadership, outcome);
+  }
+}
+
+type Interrupting = Exclude<Outcome, "wal-waiting" | "wal-empty">;
+
+/** Streaming and draining: the mirror runs all along, the drain wakes and sleeps beside it. */
+async function follow(
+  stream: Stream,
+  leadership: Leadership,
+  signal: AbortSignal,
+): Promise<Interrupting | null> {
+  const stop = new AbortController();
+  const stopped = AbortSignal.any([signal, stop.signal]);
+  const mirroring = mirror(stream, leadership, stopped);
+  const draining = drainAndWait(stream, leadership, stopped);
+  try {
+    return await Promise.race([mirroring, draining]);
+  } finally {
+    stop.abort();
+    await Promise.allSettled([mirroring, draining]);
+  }
+}
+
+async function drainAndWait(stream: Stream, leadership: Leadership, signal: AbortSignal): Promise<null> {
+  const { at } = leadership;
+  while (!signal.aborted) {
+    const outcome = at.state === "streaming"
+      ? await waitForWal(leadership, signal)
+      : await drain(stream, leadership, signal);
+    // the database's row follows with the next claim, or has been written with the last settlement
+    if (outcome) at.state = move(stream, at.state, outcome);
+  }
+  return null;
+}
+
+function move(stream: Stream, from: State, outcome: Outcome): State {
+  const to = next(from, outcome);
+  const level = outcome === "wal-waiting" || outcome === "wal-empty" ? "debug" : "info";
+  stream.log[level]({ from, outcome, to }, "state changed");
+  return to;
+}
+
+/** Writes the transitions that interrupt; the others are written with their data. */
+async function transition(stream: Stream, leadership: Leadership, outcome: Interrupting): Promise<void> {
+  const { mirror: session, place, at } = leadership;
+  const from = at.state;
+  const to = move(stream, from, outcome);
+  if (outcome === "caught-up") {
+    at.state = to;
+    return;
+  }
+  // the row of the database: the drain may have moved it between streaming and draining
+  const row = await readStream(session);
+  if (outcome === "history-replaced") {
+    const { clusterId } = await readKey(stream.kv, markerKey(stream.settings.name));
+    await startTimeline(session, place, row, to, clusterId);
+    throw new LostPlace("the history of etcd was replaced: the marker has to be bumped in the new one");
+  }
+  await startScanAgain(session, place, row, to, outcome);
+  Object.assign(at, await readStream(session), { epoch: place.epoch, clusterId: at.clusterId });
+}

@@ -1,0 +1,92 @@
+/** `start`: from a configuration to a running stream. */
+import { type Config, identity, withoutSecrets } from "./config.ts";
+import { etcdVersion } from "./core/version.ts";
+import { keyText } from "./core/codec.ts";
+import { Fatal, kindOf, sentence } from "./errors.ts";
+import { EtcdClient } from "./etcd/client.ts";
+import { serverVersion } from "./etcd/kv.ts";
+import type { Log } from "./log.ts";
+import { type PostgresOptions, Session } from "./postgres/client.ts";
+import { migrate } from "./postgres/migrate.ts";
+import { ensureStream, setGate } from "./postgres/state.ts";
+import { runStream } from "./run.ts";
+import type { Stream } from "./stream.ts";
+
+const MAX_KEY_BYTES = 2_500;
+/** etcd's default for a request (--max-request-bytes is 1.5 MiB), less the marker and the framing. */
+const MAX_TXN_BYTES = 1_500_000;
+const FRESH_TIMEOUT_MS = 10_000;
+
+/** Runs until `signal` aborts. @throws {Fatal} with an exit code where it cannot begin */
+export async function start(config: Config, log: Log, signal: AbortSignal): Promise<void> {
+  await using opened = new AsyncDisposableStack();
+  const kv = opened.adopt(new EtcdClient(config.etcd), (client) => client.close());
+  const watch = opened.adopt(new EtcdClient(config.etcd), (client) => client.close());
+  const postgres: PostgresOptions = {
+    dsn: config.postgresDsn,
+    schema: config.schema,
+    applicationName: `etcd-pg-sync ${config.stream}`.slice(0, 63),
+  };
+  await openPostgres(config, postgres, log);
+  const { carefulProgress } = await openEtcd(config, kv, log);
+  const stream: Stream = {
+    settings: {
+      name: config.stream,
+      schema: config.schema,
+      prefix: config.prefix,
+      limits: { maxRows: config.maxTxnOps - 1, maxBytes: MAX_TXN_BYTES },
+      rescanAfter: config.rescanAfter,
+      freshTimeoutMs: FRESH_TIMEOUT_MS,
+    },
+    select: { prefix: config.prefix, maxKeyBytes: MAX_KEY_BYTES },
+    postgres,
+    kv,
+    watch,
+    carefulProgress,
+    log,
+  };
+  await runStream(stream, signal);
+}
+
+async function openPostgres(config: Config, postgres: PostgresOptions, log: Log): Promise<void> {
+  const where = withoutSecrets(config.postgresDsn);
+  try {
+    await using session = await Session.open(postgres);
+    const { applied } = await migrate(session, config.schema);
+    await ensureStream(session, identity(config));
+    await setGate(session, {
+      maxTxnRows: config.maxTxnOps - 1,
+      maxTxnBytes: MAX_TXN_BYTES,
+      refuseOversize: config.refuseOversize,
+      maxDeletes: config.maxDeletes,
+    });
+    const [{ version }] = await session.run<{ version: string }>(
+      "server-version",
+      "select current_setting('server_version') as version",
+    );
+    log.info(
+      { postgres: where, version, schema: config.schema, migrations: applied },
+      "connected to PostgreSQL",
+    );
+  } catch (error) {
+    if (error instanceof Fatal) throw error;
+    throw new Fatal(kindOf(error), `Cannot use PostgreSQL at '${where}': ${sentence(error)}`);
+  }
+}
+
+async function openEtcd(config: Config, kv: EtcdClient, log: Log): Promise<{ carefulProgress: boolean }> {
+  const where = config.etcd.endpoints.join(",");
+  try {
+    const version = await serverVersion(kv);
+    const { supported, carefulProgress, warnings } = etcdVersion(version);
+    if (!supported) {
+      throw new Fatal("configuration", `Cannot use etcd '${version}': the oldest supported version is 3.4`);
+    }
+    log.info({ etcd: where, version, prefix: keyText(config.prefix) }, "connected to etcd");
+    for (const warning of warnings) log.warn({ version }, `this version of etcd has a known bug: ${warning}`);
+    return { carefulProgress };
+  } catch (error) {
+    if (error instanceof Fatal) throw error;
+    throw new Fatal(kindOf(error), `Cannot use etcd at '${where}': ${sentence(error)}`);
+  }
+}

@@ -1,0 +1,65 @@
+/** A stream as a value: one process can run many. */
+import type { OwnWrites } from "./core/txn.ts";
+import { prefixEnd } from "./core/codec.ts";
+import type { Selection } from "./core/plan.ts";
+import { OWN_PREFIX } from "./core/words.ts";
+import type { EtcdClient } from "./etcd/client.ts";
+import type { Log } from "./log.ts";
+import type { PostgresOptions, Session } from "./postgres/client.ts";
+import type { Place, StreamRow } from "./postgres/state.ts";
+import type { Limits } from "./postgres/wal.ts";
+
+export interface StreamSettings {
+  name: string;
+  schema: string;
+  prefix: Uint8Array;
+  limits: Limits;
+  /** Backlog in revisions from which a scan is the way back; null = never. */
+  rescanAfter: number | null;
+  freshTimeoutMs: number;
+}
+
+export interface Stream {
+  settings: StreamSettings;
+  select: Selection;
+  postgres: PostgresOptions;
+  /** Reads, pages and writes. */
+  kv: EtcdClient;
+  /** The watch, on a connection of its own. */
+  watch: EtcdClient;
+  /** Servers before 3.4.25 and 3.5.8, see lib/core/inbox.ts. */
+  carefulProgress: boolean;
+  log: Log;
+}
+
+/** One leadership: from taking the place to losing it. */
+export interface Leadership extends AsyncDisposable {
+  place: Place;
+  /** The row as this leader last wrote it; the mirror and the scan move it. */
+  at: StreamRow;
+  mirror: Session;
+  drain: Session;
+  /** Aborts when the place is lost; its reason says why. */
+  lost: AbortSignal;
+  /** The drain's side of the row. */
+  batch: BatchState;
+  /** Calls `wake` when a writer says that rows wait, until the returned function is called. */
+  onWalNotify(wake: () => void): () => void;
+}
+
+export interface BatchState {
+  id: number;
+  markerRevision: number;
+  /** The newest batch that was applied: a bump copies it. */
+  last: { batch: number; batchHolder: string; batchRevision?: number; rows: [number, number, string][] };
+  own: OwnWrites;
+}
+
+/** etcd's key range for a prefix. An empty prefix begins at `\0`, the smallest key. */
+export function prefixRange(prefix: Uint8Array): { from: Uint8Array; to: Uint8Array } {
+  return { from: prefix.length === 0 ? Uint8Array.of(0) : prefix, to: prefixEnd(prefix) };
+}
+
+export function markerKey(stream: string): Uint8Array {
+  return new TextEncoder().encode(OWN_PREFIX + stream);
+}

@@ -1,0 +1,288 @@
+-- Writing. One statement, in one plpgsql function, reads what the writer saw, checks it and queues the row.
+
+-- For a key that SQL writes with an escape: it must be what etcd_key_text would write, or the write would show under
+-- another name than it was given.
+create function etcd_escaped_key_allowed(_key text, _prefix bytea) returns boolean
+language sql immutable as $$
+  select etcd_key_text(b) = _key and substr(b, 1, length(_prefix)) = _prefix and substr(b, 1, 15) <> '/_etcd-pg-sync/'::bytea
+  from etcd_key_bytes(_key) b
+$$;
+
+-- What a writer of _key sees, in one snapshot; no row where the write is refused. Inlined into its callers.
+--
+-- seen_revision: a later own write of the key that is newer than this has to be followed by the drain; an older one
+-- is in the base. The key's own newest event (row or tombstone) serves as well as the checkpoint of the snapshot,
+-- since nothing happened to the key between the two, and does not touch the hot state row. gate.seen_revision is a
+-- checkpoint too: it is written after the mirror had committed it, so who sees it sees that mirror.
+-- A base that is given (OLD.revision) was read by an earlier snapshot: it alone says what was seen. With the gate's
+-- newer one an own write between the two would count as seen and the row would conflict with it.
+create function etcd_wal_seen(_key text, _bytes integer, _base bigint, _insert boolean)
+returns table (timeline bigint, revision bigint, seen_revision bigint, parked boolean)
+language sql stable as $$
+  select
+    case
+      when _base is null then coalesce(k.timeline, g.timeline)
+      when _base = 0 then g.timeline
+      when k.revision = _base then k.timeline
+      else coalesce((
+        select min(a.timeline) from generate_series(1, g.timeline) t
+        join etcd_archive a on a.timeline = t and a.key = _key and a.revision = _base and not a.tombstone
+      ), g.timeline)
+    end,
+    coalesce(_base, k.revision, 0),
+    case when _base > 0 then _base else greatest(g.seen_revision, coalesce(k.revision, (
+      select a.revision from etcd_archive a where a.timeline = g.timeline and a.key = _key
+      order by a.revision desc limit 1
+    ), 0)) end,
+    g.parked
+  from etcd_sync_gate g
+  left join etcd_kv k on k.key = _key
+  where not g.one_way and _key <> '' and octet_length(_key) <= g.max_key_bytes and _bytes <= g.max_value_bytes
+    and case when strpos(_key, '\x') = 0 and g.prefix_text is not null
+      then starts_with(_key, g.prefix_text) and not starts_with(_key, '/_etcd-pg-sync/')
+      else etcd_escaped_key_allowed(_key, g.prefix) end
+    and (not _insert or k.key is null or exists (
+      select from etcd_wal w
+      where w.txid = pg_current_xact_id_if_assigned() and w.ts = transaction_timestamp() and w.key = _key
+    ))
+$$;
+
+-- Says why a write was refused.
+create function etcd_wal_refuse(_key text, _bytes integer, _insert boolean) returns void
+language plpgsql set search_path from current as $$
+declare
+  g etcd_sync_gate;
+  shown text := case when length(_key) > 100 then left(_key, 100) || '…' else _key end;
+begin
+  select * into g from etcd_sync_gate;
+  if not found then
+    raise exception using errcode = 'ZE004', message = format('Cannot write key %L: etcd-pg-sync has not been started on this schema', shown);
+  elsif g.one_way then
+    raise exception using errcode = 'ZE004', message = format('Cannot write key %L: this stream is one-way, etcd to PostgreSQL', shown);
+  elsif _key is null or _key = '' then
+    raise exception using errcode = 'ZE002', message = format('Cannot write key %L: a key has 1 to %s bytes', shown, g.max_key_bytes);
+  elsif octet_length(_key) > g.max_key_bytes then
+    raise exception using errcode = 'ZE002',
+      message = format('Cannot write key %L of %s bytes: a key has 1 to %s bytes', shown, octet_length(_key), g.max_key_bytes);
+  elsif _bytes > g.max_value_bytes then
+    raise exception using errcode = 'ZE003',
+      message = format('Cannot write key %L: its value has %s bytes, the limit is %s', shown, _bytes, g.max_value_bytes);
+  elsif etcd_key_text(etcd_key_bytes(_key)) <> _key then
+    raise exception using errcode = 'ZE002',
+      message = format('Cannot write key %L: its escapes stand for %L', shown, etcd_key_text(etcd_key_bytes(_key))),
+      hint = 'A backslash before xHH is written \x5c, and only bytes that are not UTF-8 are escaped.';
+  elsif substr(etcd_key_bytes(_key), 1, 15) = '/_etcd-pg-sync/'::bytea then
+    raise exception using errcode = 'ZE001', message = format('Cannot write key %L: keys under ''/_etcd-pg-sync/'' are the program''s own', shown);
+  elsif substr(etcd_key_bytes(_key), 1, length(g.prefix)) <> g.prefix then
+    raise exception using errcode = 'ZE001',
+      message = format('Cannot write key %L: this stream''s keys begin with %L', shown, etcd_key_text(g.prefix));
+  elsif _insert then
+    raise exception using errcode = 'unique_violation', message = format('Cannot insert key %L: it is there already', shown),
+      hint = 'Use UPDATE, or etcd_set(key, value) for either.';
+  end if;
+  raise exception using errcode = 'ZE007',
+    message = format('Cannot write key %L: its earlier write in this transaction is settled, or compares with another revision', shown);
+end $$;
+
+-- A transaction that deletes many keys has to say so. The counter lives in a setting that ends with the transaction
+-- and goes back with a savepoint; where it passes the limit, the rows themselves are counted.
+create function etcd_wal_count_delete() returns void
+language plpgsql set search_path from current as $$
+declare
+  deletes bigint := coalesce(nullif(current_setting('etcd_sync.deletes', true), ''), '0')::bigint + 1;
+  max_deletes bigint := (select g.max_deletes from etcd_sync_gate g);
+begin
+  if deletes > max_deletes and coalesce(current_setting('etcd_sync.confirm_mass_delete', true), '') not in ('on', 'true', '1', 'yes') then
+    deletes := (select count(*) from etcd_wal w
+      where w.txid = pg_current_xact_id() and w.ts = transaction_timestamp() and w.tombstone);
+    if deletes > max_deletes then
+      raise exception using errcode = 'ZE005',
+        message = format('Cannot delete more than %s keys in one transaction without a confirmation', max_deletes),
+        hint = 'If it is meant: set local etcd_sync.confirm_mass_delete = on';
+    end if;
+  end if;
+  perform set_config('etcd_sync.deletes', deletes::text, true);
+end $$;
+
+-- A NOTIFY serializes the commits of all who send one, so it is sent only while the drain sleeps.
+create function etcd_wal_wake() returns void
+language sql set search_path from current as $$
+  select pg_notify('etcd_sync_wal', current_schema()::text)
+  where coalesce(current_setting('etcd_sync.notify', true), '') <> 'off'
+$$;
+
+-- Queues one write and returns its id. _base: null = what the mirror has now; else OLD.revision, or what
+-- compare-and-set asks for. A second write of a key in a transaction replaces the pending first, and keeps its id and
+-- base; strict if either was.
+create function etcd_wal_write(
+  _key text, _value text, _value_bytes bytea, _tombstone boolean,
+  _base bigint, _strict boolean, _keep_lease boolean, _insert boolean
+) returns bigint
+language plpgsql security definer set search_path from current set plan_cache_mode = force_generic_plan as $$
+declare
+  _bytes integer := coalesce(octet_length(_value), octet_length(_value_bytes), 0);
+  _id bigint;
+  _parked boolean;
+begin
+  if not _tombstone and (_value is null) = (_value_bytes is null) then
+    raise exception using errcode = 'ZE003',
+      message = format('Cannot write key %L: exactly one of value and value_bytes must be given', left(_key, 100)),
+      hint = 'To remove a key, delete it.';
+  end if;
+  with seen as materialized (
+    select * from etcd_wal_seen(_key, _bytes, _base, _insert)
+  ), written as (
+    insert into etcd_wal as w (txid, ts, key, value, value_bytes, tombstone, keep_lease, timeline, revision, seen_revision, strict)
+    select pg_current_xact_id(), transaction_timestamp(), _key, _value, _value_bytes, _tombstone, _keep_lease,
+      s.timeline, s.revision, s.seen_revision, _strict
+    from seen s
+    on conflict (key, txid, ts) do update
+    set value = excluded.value, value_bytes = excluded.value_bytes, tombstone = excluded.tombstone,
+      keep_lease = excluded.keep_lease, strict = w.strict or excluded.strict
+    where w.status = 'pending'
+      and case when _insert then w.tombstone when _strict then w.revision = excluded.revision else true end
+    returning w.id
+  ), header as (
+    insert into etcd_wal_tx as t (seq, txid, ts, first_id)
+    select w.id, pg_current_xact_id(), transaction_timestamp(), w.id from written w
+    on conflict (txid, ts) do update set moved = true where not t.moved
+  )
+  select w.id, s.parked into _id, _parked from written w, seen s;
+  if _id is null then
+    perform etcd_wal_refuse(_key, _bytes, _insert);
+  end if;
+  if _tombstone then
+    perform etcd_wal_count_delete();
+  end if;
+  if _parked then
+    perform etcd_wal_wake();
+  end if;
+  return _id;
+end $$;
+
+-- A plain INSERT INTO etcd_wal (key, value) by an application: the same guards, the rest filled in.
+create function etcd_wal_insert() returns trigger
+language plpgsql security definer set search_path from current as $$
+declare
+  _bytes integer := coalesce(octet_length(new.value), octet_length(new.value_bytes), 0);
+  seen record;
+begin
+  if exists (select from etcd_wal w where w.txid = pg_current_xact_id() and w.ts = transaction_timestamp() and w.key = new.key) then
+    perform etcd_wal_write(new.key, new.value, new.value_bytes, new.tombstone, new.revision, new."strict", false, false);
+    return null;
+  end if;
+  select * into seen from etcd_wal_seen(new.key, _bytes, new.revision, false);
+  if not found then
+    perform etcd_wal_refuse(new.key, _bytes, false);
+  end if;
+  new.txid := pg_current_xact_id();
+  new.ts := transaction_timestamp();
+  new.timeline := seen.timeline;
+  new.revision := seen.revision;
+  new.seen_revision := seen.seen_revision;
+  new.status := 'pending';
+  insert into etcd_wal_tx as t (seq, txid, ts, first_id) values (new.id, new.txid, new.ts, new.id)
+  on conflict (txid, ts) do update set moved = true where not t.moved;
+  if new.tombstone then
+    perform etcd_wal_count_delete();
+  end if;
+  if seen.parked then
+    perform etcd_wal_wake();
+  end if;
+  return new;
+end $$;
+create trigger etcd_wal_insert before insert on etcd_wal
+for each row when (new.txid is null) execute function etcd_wal_insert();
+
+-- Without a revision: the upsert. With one: compare-and-set on exactly that, 0 = must not exist.
+create function etcd_set(key text, value text, revision bigint default null) returns bigint
+language sql return etcd_wal_write(key, value, null, false, revision, revision is not null, false, false);
+comment on function etcd_set(text, text, bigint) is 'Queues a put, returns its WAL id; with a revision: compare-and-set (0 = must not exist)';
+
+create function etcd_set(key text, value bytea, revision bigint default null) returns bigint
+language sql return etcd_wal_write(key, null, value, false, revision, revision is not null, false, false);
+comment on function etcd_set(text, bytea, bigint) is 'Queues a put of bytes, returns its WAL id; with a revision: compare-and-set (0 = must not exist)';
+
+create function etcd_delete(key text, revision bigint default null) returns bigint
+language sql return etcd_wal_write(key, null, null, true, revision, revision is not null, false, false);
+comment on function etcd_delete(text, bigint) is 'Queues a delete, returns its WAL id; with a revision: compare-and-set';
+
+create function etcd_wait(wal_id bigint, timeout interval default '10 seconds') returns etcd_wal
+language plpgsql security definer set search_path from current as $$
+declare
+  w etcd_wal;
+  deadline timestamptz := clock_timestamp() + timeout;
+  pause double precision := 0.001;
+begin
+  if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
+    raise exception using errcode = 'ZE010',
+      message = format('Cannot wait for write %s: a %s transaction does not see it settle, READ COMMITTED does', wal_id, current_setting('transaction_isolation'));
+  end if;
+  loop
+    select * into w from etcd_wal where id = wal_id;
+    if not found then
+      raise exception using errcode = 'ZE010', message = format('Cannot wait for write %s: there is no such row in etcd_wal', wal_id);
+    elsif w.status = 'pending' and w.txid = pg_current_xact_id_if_assigned() then
+      raise exception using errcode = 'ZE010',
+        message = format('Cannot wait for write %s in the transaction that wrote it: commit first', wal_id);
+    elsif w.status in ('conflict', 'failed') or w.status = 'success' and exists (
+        select from etcd_sync_state s where s.state in ('streaming', 'draining')
+          and (s.timeline, s.revision) >= (w.timeline, w.result_revision)) then
+      return w;
+    elsif clock_timestamp() >= deadline then
+      raise exception using errcode = 'ZE009', message = format('Write %s was not settled and mirrored within %s: it is %s', wal_id, timeout, w.status);
+    end if;
+    perform pg_sleep(pause);
+    pause := least(pause * 1.5, 0.1);
+  end loop;
+end $$;
+comment on function etcd_wait(bigint, interval) is 'Returns the WAL row once it is settled and mirrored: read your writes';
+
+-- The rows of the transaction of a conflict or failed row that did not arrive.
+create function etcd_wal_unsettled_ids(wal_id bigint) returns bigint[]
+language plpgsql set search_path from current as $$
+declare
+  ids bigint[];
+begin
+  ids := array(
+    select w.id from etcd_wal asked
+    join etcd_wal w on w.txid = asked.txid and w.ts = asked.ts and w.status in ('conflict', 'failed')
+    where asked.id = wal_id and asked.status in ('conflict', 'failed')
+    order by w.id for update of w);
+  if ids = '{}' then
+    raise exception using errcode = 'ZE007',
+      message = format('Cannot retry or discard write %s: it is %s, wanted is conflict or failed', wal_id,
+        coalesce((select status from etcd_wal where id = wal_id), 'not there'));
+  end if;
+  return ids;
+end $$;
+
+create function etcd_retry(wal_id bigint) returns bigint
+language plpgsql security definer set search_path from current as $$
+declare
+  ids bigint[] := etcd_wal_unsettled_ids(wal_id);
+begin
+  update etcd_wal w set status = 'pending', txid = pg_current_xact_id(), ts = transaction_timestamp(),
+    timeline = s.timeline, revision = s.revision, seen_revision = s.seen_revision, retry_count = w.retry_count + 1,
+    expected_revision = null, result_revision = null, error_message = null, batch_id = null, settled_at = null
+  from unnest(ids) u(id) join etcd_wal o using (id), lateral etcd_wal_seen(o.key, 0, null, false) s
+  where w.id = u.id;
+  insert into etcd_wal_tx as t (seq, txid, ts, first_id)
+  values (nextval('etcd_wal_id_seq'), pg_current_xact_id(), transaction_timestamp(), ids[1])
+  on conflict (txid, ts) do update set moved = true, first_id = least(t.first_id, excluded.first_id);
+  perform etcd_wal_wake();
+  return cardinality(ids);
+end $$;
+comment on function etcd_retry(bigint) is 'Queues the whole transaction of a conflict or failed row again, on today''s revisions; returns its number of rows';
+
+create function etcd_discard(wal_id bigint) returns bigint
+language plpgsql security definer set search_path from current as $$
+declare
+  ids bigint[] := etcd_wal_unsettled_ids(wal_id);
+begin
+  insert into etcd_sync_event (kind, timeline, detail)
+  select 'discarded', g.timeline, jsonb_build_object('wal_ids', to_jsonb(ids), 'by', session_user) from etcd_sync_gate g;
+  delete from etcd_wal where id = any (ids);
+  return cardinality(ids);
+end $$;
+comment on function etcd_discard(bigint) is 'Gives up the whole transaction of a conflict or failed row; returns its number of rows';

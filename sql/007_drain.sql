@@ -1,0 +1,167 @@
+-- The drain's side of the WAL. Called by the program, which alone has the rights.
+
+-- The first statement of each of the drain's transactions: locks the state row, and stops who is no longer the writer.
+create function etcd_drain_fence(_epoch bigint, _holder uuid, _batch bigint) returns etcd_sync_state
+language plpgsql set search_path from current as $$
+declare
+  state etcd_sync_state;
+begin
+  select * into state from etcd_sync_state s where s.epoch = _epoch and s.holder = _holder and s.batch_id = _batch for update;
+  if not found then
+    raise exception using errcode = 'ZE100', message = format('Fenced: epoch %s is no longer the writer of batch %s', _epoch, _batch);
+  end if;
+  return state;
+end $$;
+
+-- The rows were applied in etcd at _revision. A transaction that is being sent in parts keeps its header.
+create function etcd_drain_applied(_batch bigint, _revision bigint, _ids bigint[], _expected bigint[]) returns void
+language sql set search_path from current as $$
+  with settled as (
+    update etcd_wal w set status = 'success', expected_revision = e.expected, result_revision = _revision,
+      batch_id = _batch, error_message = null, settled_at = clock_timestamp()
+    from unnest(_ids, _expected) as e(id, expected)
+    where w.id = e.id and w.status = 'pending'
+    returning w.id, w.txid, w.ts
+  ), tx as (
+    select txid, ts, max(id) as last_id from settled group by txid, ts
+  ), parts as (
+    update etcd_wal_tx t set split_id = tx.last_id + 1 from tx
+    where t.txid = tx.txid and t.ts = tx.ts and t.split_id is not null
+  )
+  delete from etcd_wal_tx t using tx where t.txid = tx.txid and t.ts = tx.ts and t.split_id is null
+$$;
+
+-- _status conflict or failed, for the whole transaction of each of the rows, and all that is left of one that was split.
+create function etcd_drain_lost(_status text, _batch bigint, _ids bigint[], _revisions bigint[], _messages text[]) returns void
+language sql set search_path from current as $$
+  with lost as materialized (
+    select w.id, w.txid, w.ts, w.key, w.timeline, l.revision, l.message,
+      row_number() over (partition by w.txid, w.ts order by w.id) as nth
+    from unnest(_ids, _revisions, _messages) as l(id, revision, message)
+    join etcd_wal w on w.id = l.id and w.status = 'pending'
+  ), tx as (
+    select * from lost where nth = 1
+  ), headers as (
+    delete from etcd_wal_tx t using tx where t.txid = tx.txid and t.ts = tx.ts
+  ), rows as (
+    update etcd_wal w set status = _status, batch_id = _batch, settled_at = clock_timestamp(),
+      result_revision = coalesce(lost.revision, tx.revision),
+      error_message = coalesce(lost.message, format('Row %s of its transaction: %s', tx.id, tx.message))
+    from tx join etcd_wal r on r.txid = tx.txid and r.ts = tx.ts and r.status = 'pending'
+    left join lost on lost.id = r.id
+    where w.id = r.id
+    returning w.id, w.txid, w.ts
+  )
+  insert into etcd_sync_event (kind, key, timeline, revision, detail)
+  select _status, tx.key, tx.timeline, tx.revision,
+    jsonb_build_object('wal_id', tx.id, 'txid', tx.txid::text, 'message', tx.message,
+      'rows', (select count(*) from rows where rows.txid = tx.txid and rows.ts = tx.ts))
+  from tx
+$$;
+
+-- The oldest whole transactions that fit into one etcd transaction: at most _max_rows rows and _max_bytes bytes; it
+-- ends before one that repeats a key, since etcd refuses a key twice and both writes belong to the history. One that
+-- does not fit into a batch of its own goes in parts, in order.
+create function etcd_drain_claim(_max_rows integer, _max_bytes bigint, _max_transactions integer) returns setof etcd_wal
+language plpgsql set search_path from current as $$
+declare
+  tx etcd_wal_tx;
+  ids bigint[];
+  keys text[];
+  sizes bigint[];
+  fits integer;
+  taken bigint[] := '{}';
+  taken_keys text[] := '{}';
+  room bigint := _max_bytes;
+begin
+  <<headers>>
+  for tx in select * from etcd_wal_tx t order by t.seq limit _max_transactions loop
+    if tx.split_id is null then
+      select array_agg(r.id order by r.id), array_agg(r.key order by r.id), array_agg(r.size order by r.id) into ids, keys, sizes
+      from (
+        select w.id, w.key, 3 * octet_length(w.key) + coalesce(octet_length(w.value), octet_length(w.value_bytes), 0) + 64 as size
+        from etcd_wal w where w.txid = tx.txid and w.ts = tx.ts and w.status = 'pending' limit _max_rows + 1
+      ) r;
+      if cardinality(ids) > _max_rows or (select sum(s) from unnest(sizes) s) > _max_bytes then
+        exit headers when taken <> '{}'; -- it begins a batch of its own
+        tx.split_id := tx.first_id;
+        update etcd_wal_tx t set split_id = tx.first_id where t.seq = tx.seq;
+        insert into etcd_sync_event (kind, timeline, detail)
+        select 'split', g.timeline, jsonb_build_object('txid', tx.txid::text, 'first_wal_id', tx.first_id,
+          'max_rows', _max_rows, 'max_bytes', _max_bytes)
+        from etcd_sync_gate g;
+      end if;
+    end if;
+    if tx.split_id is not null then
+      select array_agg(r.id), array_agg(r.key), array_agg(r.size) into ids, keys, sizes
+      from (
+        select w.id, w.key, 3 * octet_length(w.key) + coalesce(octet_length(w.value), octet_length(w.value_bytes), 0) + 64 as size
+        from etcd_wal w where w.id between tx.split_id and tx.seq and w.txid = tx.txid and w.ts = tx.ts and w.status = 'pending'
+        order by w.id limit _max_rows + 1
+      ) r;
+    end if;
+    if ids is null then -- all its parts are settled
+      delete from etcd_wal_tx t where t.seq = tx.seq;
+      continue headers;
+    end if;
+    exit headers when keys && taken_keys;
+
+    fits := 0;
+    while fits < cardinality(ids) and cardinality(taken) + fits < _max_rows
+        and (sizes[fits + 1] <= room or (fits = 0 and taken = '{}')) loop
+      fits := fits + 1;
+      room := room - sizes[fits];
+    end loop;
+    exit headers when fits < cardinality(ids) and tx.split_id is null;
+    taken := taken || ids[:fits];
+    taken_keys := taken_keys || keys[:fits];
+    exit headers when fits < cardinality(ids) or cardinality(taken) >= _max_rows;
+  end loop;
+  return query select w.* from unnest(taken) with ordinality as t(id, n) join etcd_wal w using (id) order by t.n;
+end $$;
+
+-- One turn of the drain, one round trip: settle the batch in flight, claim the next, park or wake.
+-- _busy and _idle: the machine's states after `wal-waiting` and after `wal-empty`.
+create function etcd_drain_turn(
+  _epoch bigint, _holder uuid, _batch bigint,
+  _applied_at bigint, _ids bigint[], _expected bigint[],
+  _lost_status text, _lost bigint[], _lost_revisions bigint[], _lost_messages text[],
+  _max_rows integer, _max_bytes bigint, _max_transactions integer, _busy text, _idle text
+) returns setof etcd_wal
+language plpgsql set search_path from current as $$
+declare
+  state etcd_sync_state := etcd_drain_fence(_epoch, _holder, _batch);
+  claimed etcd_wal[];
+begin
+  if state.state not in (_busy, _idle) then
+    raise exception using errcode = 'ZE100', message = format('Fenced: the stream is in state %s', state.state);
+  end if;
+  if cardinality(_ids) > 0 then
+    perform etcd_drain_applied(_batch, _applied_at, _ids, _expected);
+  end if;
+  if cardinality(_lost) > 0 then
+    perform etcd_drain_lost(_lost_status, _batch, _lost, _lost_revisions, _lost_messages);
+  end if;
+  claimed := array(select c from etcd_drain_claim(_max_rows, _max_bytes, _max_transactions) c);
+  if claimed <> '{}' then
+    update etcd_sync_state s set state = _busy, batch_id = _batch + 1, batch_holder = _holder,
+      batch_rows = array(select c.id from unnest(claimed) c),
+      marker_revision = greatest(s.marker_revision, coalesce(_applied_at, 0)), updated_at = clock_timestamp();
+    update etcd_sync_gate set parked = false where parked;
+  elsif state.state <> _idle or state.batch_rows <> '{}' or cardinality(_lost) > 0 or not (select g.parked from etcd_sync_gate g) then
+    update etcd_sync_state s set state = _idle, batch_rows = '{}',
+      marker_revision = greatest(s.marker_revision, coalesce(_applied_at, 0)), updated_at = clock_timestamp();
+    update etcd_sync_gate g set parked = true, seen_revision = greatest(g.seen_revision, state.revision);
+  end if;
+  return query select * from unnest(claimed);
+end $$;
+
+-- Rights: nobody but the owner, until they are granted (docs/rights).
+do $$
+declare
+  f regprocedure;
+begin
+  for f in select p.oid from pg_proc p where p.pronamespace = (select oid from pg_namespace where nspname = current_schema()) and p.proname like 'etcd\_%' loop
+    execute format('revoke execute on function %s from public', f);
+  end loop;
+end $$;

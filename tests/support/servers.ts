@@ -1,0 +1,96 @@
+/** Three ways to a PostgreSQL and an etcd for the tests: given ones, containers, this machine's own binaries. */
+
+import {
+  defaultSearch,
+  findEtcd,
+  findPostgres,
+  type Log,
+  startEmbedded,
+} from "../../lib/embedded/embedded.ts";
+import { EtcdDoor } from "./etcd.ts";
+import { Session } from "./postgres.ts";
+
+export interface Servers extends AsyncDisposable {
+  way: "given" | "containers" | "local binaries";
+  postgresDsn: string;
+  etcdDsn: string;
+}
+
+/** Says nothing but warnings. */
+export const quiet: Log = {
+  info() {},
+  warn: (fields, message) => console.error(message, fields),
+};
+
+/**
+ * Faster, and only a power cut can tell: what was committed is with the operating system, and outlives SIGKILL of the
+ * server. Not so with `synchronous_commit=off`, which loses the last commits.
+ */
+export const fastPostgres = { fsync: "off", full_page_writes: "off" };
+export const fastEtcd = ["--unsafe-no-fsync"];
+
+export async function startServers(say: (line: string) => void): Promise<Servers> {
+  return givenServers() ?? await containers(say) ?? await localServers();
+}
+
+/** The versions, as the servers themselves tell them. */
+export async function versions(
+  { postgresDsn, etcdDsn }: Servers,
+): Promise<{ postgres: string; etcd: string }> {
+  await using session = new Session(postgresDsn);
+  await using door = new EtcdDoor(etcdDsn);
+  const [{ server_version }] = await session.sql("show server_version");
+  return { postgres: server_version.split(" ")[0], etcd: await door.version() };
+}
+
+/** Where the binaries are that a test starts by itself, to kill and restart them. */
+export async function binaries(): Promise<{ bin: string; etcd: string }> {
+  const search = defaultSearch();
+  return { bin: await findPostgres(search, quiet), etcd: (await findEtcd(search, quiet)).etcd };
+}
+
+/** A folder that any user may enter, since PostgreSQL does not run as root; gone with the test. */
+export async function tempDir(): Promise<AsyncDisposable & { path: string }> {
+  const path = await Deno.makeTempDir({ prefix: "etcd-pg-sync-test-" });
+  await Deno.chmod(path, 0o755);
+  return { path, [Symbol.asyncDispose]: () => Deno.remove(path, { recursive: true }) };
+}
+
+function givenServers(): Servers | undefined {
+  const postgresDsn = Deno.env.get("ETCD_PG_SYNC_TEST_POSTGRES");
+  const etcdDsn = Deno.env.get("ETCD_PG_SYNC_TEST_ETCD");
+  if (!postgresDsn && !etcdDsn) return undefined;
+  if (!postgresDsn || !etcdDsn) {
+    throw new Error(
+      "Cannot use given servers: wanted both ETCD_PG_SYNC_TEST_POSTGRES and ETCD_PG_SYNC_TEST_ETCD",
+    );
+  }
+  return { way: "given", postgresDsn, etcdDsn, [Symbol.asyncDispose]: () => Promise.resolve() };
+}
+
+/** Undefined, with one line why, where a container engine runs but cannot start them. */
+async function containers(say: (line: string) => void): Promise<Servers | undefined> {
+  const { dockerAnswers, startContainers } = await import("./containers.ts");
+  if (!await dockerAnswers()) return undefined;
+  try {
+    return await startContainers();
+  } catch (error) {
+    say(`containers cannot be started, taking local binaries: ${(error as Error).message.split("\n")[0]}`);
+    return undefined;
+  }
+}
+
+async function localServers(): Promise<Servers> {
+  const log: Log = { ...quiet, info: (_fields, message) => console.error(message) };
+  const embedded = await startEmbedded({
+    log,
+    settings: { ...fastPostgres, max_connections: "200" },
+    etcdArgs: fastEtcd,
+  });
+  return {
+    way: "local binaries",
+    postgresDsn: embedded.postgresDsn,
+    etcdDsn: embedded.etcdDsn,
+    [Symbol.asyncDispose]: () => embedded[Symbol.asyncDispose](),
+  };
+}
