@@ -1,17 +1,20 @@
 /** What `start --embedded` tells a newcomer. */
+import { dirname } from "node:path";
 import type { Embedded } from "./embedded/embedded.ts";
 
+/** Both DSNs, and commands that can be pasted as they are. */
 export function firstSteps(servers: Embedded): string {
-  const psql = servers.psql ?? "psql";
-  const etcdctl = servers.etcdctl ?? "etcdctl";
   const endpoint = servers.etcdDsn.replace(/^etcd:\/\/|\/$/g, "");
+  const folders = new Set([servers.psql, servers.etcdctl].filter((path) => path !== undefined).map((path) => dirname(path)));
   return `
 PostgreSQL ${servers.postgresVersion}   ${servers.postgresDsn}
 etcd ${servers.etcdVersion}   ${servers.etcdDsn}
 
-Try, in another terminal:
-  ETCDCTL_API=3 ${etcdctl} --endpoints ${endpoint} put /hello world
-  ${psql} ${servers.postgresDsn} -c "select key, value, revision from etcd" -c "select etcd_set('/from', 'sql')"
-  ETCDCTL_API=3 ${etcdctl} --endpoints ${endpoint} get --prefix /
+In another terminal:
+  export PG='${servers.postgresDsn}' ETCDCTL_ENDPOINTS=${endpoint} PATH="$PATH:${[...folders].join(":")}"
+
+  etcdctl put /hello world
+  psql "$PG" -c "select key, value, revision from etcd" -c "select etcd_set('/from', 'sql')"
+  etcdctl get --prefix /
 `;
 }

@@ -79,7 +79,13 @@ export function diagram(): string {
       OUTCOMES.filter((o) => TRANSITIONS[from][o] !== null),
       (o) => TRANSITIONS[from][o],
     );
-    return [...byTarget].map(([to, outcomes]) => `  ${from} --> ${to}: ${outcomes.join(", ")}`);
+    return [...byTarget].map(([to, outcomes]) => `  ${id(from)} --> ${id(to!)}: ${outcomes.join(", ")}`);
   });
-  return ["stateDiagram-v2", "  [*] --> bootstrap", ...arrows].join("\n");
+  const names = STATES.filter((state) => id(state) !== state).map((state) => `  state "${state}" as ${id(state)}`);
+  return ["stateDiagram-v2", ...names, "  [*] --> bootstrap", ...arrows].join("\n");
+}
+
+/** Mermaid takes no hyphen in a state's id. */
+function id(state: State): string {
+  return state.replaceAll("-", "_");
 }

@@ -86,15 +86,15 @@ end $$;
 
 -- A transaction that deletes many keys has to say so. The counter lives in a setting that ends with the transaction
 -- and goes back with a savepoint; where it passes the limit, the rows themselves are counted.
-create function etcd_wal_count_delete() returns void
+create function etcd_wal_count_delete(_key text) returns void
 language plpgsql set search_path from current as $$
 declare
   deletes bigint := coalesce(nullif(current_setting('etcd_sync.deletes', true), ''), '0')::bigint + 1;
   max_deletes bigint := (select g.max_deletes from etcd_sync_gate g);
 begin
   if deletes > max_deletes and coalesce(current_setting('etcd_sync.confirm_mass_delete', true), '') not in ('on', 'true', '1', 'yes') then
-    deletes := (select count(*) from etcd_wal w
-      where w.txid = pg_current_xact_id() and w.ts = transaction_timestamp() and w.tombstone);
+    deletes := 1 + (select count(*) from etcd_wal w
+      where w.txid = pg_current_xact_id() and w.ts = transaction_timestamp() and w.tombstone and w.key <> _key);
     if deletes > max_deletes then
       raise exception using errcode = 'ZE005',
         message = format('Cannot delete more than %s keys in one transaction without a confirmation', max_deletes),
@@ -138,7 +138,7 @@ begin
     from seen s
     on conflict (key, txid, ts) do update
     set value = excluded.value, value_bytes = excluded.value_bytes, tombstone = excluded.tombstone,
-      keep_lease = excluded.keep_lease, strict = w.strict or excluded.strict
+      keep_lease = w.keep_lease and excluded.keep_lease, strict = w.strict or excluded.strict
     where w.status = 'pending'
       and case when _insert then w.tombstone when _strict then w.revision = excluded.revision else true end
     returning w.id
@@ -152,7 +152,7 @@ begin
     perform etcd_wal_refuse(_key, _bytes, _insert);
   end if;
   if _tombstone then
-    perform etcd_wal_count_delete();
+    perform etcd_wal_count_delete(_key);
   end if;
   if _parked then
     perform etcd_wal_wake();
@@ -184,7 +184,7 @@ begin
   insert into etcd_wal_tx as t (seq, txid, ts, first_id) values (new.id, new.txid, new.ts, new.id)
   on conflict (txid, ts) do update set moved = true where not t.moved;
   if new.tombstone then
-    perform etcd_wal_count_delete();
+    perform etcd_wal_count_delete(new.key);
   end if;
   if seen.parked then
     perform etcd_wal_wake();

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { installed, mirrored, refused, strict, transaction, wal } from "../support/schema.ts";
-import { makeWorld, type World } from "../support/world.ts";
+import { eventually, makeWorld, type World } from "../support/world.ts";
 
 async function makeMirror(): Promise<World> {
   const world = await makeWorld();
@@ -104,11 +104,11 @@ Deno.test("UPDATE queues a put on what the statement saw, and keeps the lease", 
 Deno.test("UPDATE stands on OLD.revision, though the mirror has moved since", strict, async () => {
   await using world = await makeMirror();
   await using other = world.session();
-  const update = world.sql(
-    "update etcd set value = 'mine' from (select pg_advisory_xact_lock(1), pg_sleep(0.3)) s where key = '/a' and pg_sleep(0) is not null",
-  );
-  await other.sql("select pg_sleep(0.1)");
+  await other.sql("select pg_advisory_lock(1)");
+  const update = world.sql("update etcd set value = 'mine' from (select pg_advisory_xact_lock(1)) gate where key = '/a'");
+  await eventually(async () => (await other.sql("select 1 from pg_locks where locktype = 'advisory' and not granted")).length);
   await other.sql("update etcd_kv set revision = 12, value = 'theirs' where key = '/a'");
+  await other.sql("select pg_advisory_unlock(1)");
   await update;
   assert.deepEqual(await wal(world, "revision, seen_revision"), [{ revision: 10, seen_revision: 10 }]);
 });
@@ -158,7 +158,7 @@ for (
   const set of [
     "revision = 1",
     "create_revision = 1",
-    "version = 1",
+    "version = 9",
     "lease = 1",
     "ts = now()",
     "lease = null",
