@@ -18,7 +18,9 @@ await using servers = await startEmbedded({ log: quiet, etcdArgs: ["--quota-back
 const bin = await findPostgres(defaultSearch(), quiet);
 const endpoint = new URL(servers.etcdDsn.replace("etcd:", "http:")).host;
 const etcd = new EtcdClient({ endpoints: [endpoint] });
-console.log(`PostgreSQL ${servers.postgresVersion}, etcd ${servers.etcdVersion}, ${navigator.hardwareConcurrency} cores`);
+console.log(
+  `PostgreSQL ${servers.postgresVersion}, etcd ${servers.etcdVersion}, ${navigator.hardwareConcurrency} cores`,
+);
 
 function line(name: string, value: string): void {
   console.log(`${name.padEnd(58)} ${value}`);
@@ -52,13 +54,21 @@ async function load(prefix: string, keys: number): Promise<void> {
 }
 
 async function sh(command: string): Promise<string> {
-  const { success, stdout, stderr } = await new Deno.Command("sh", { args: ["-ec", command], stdout: "piped", stderr: "piped" }).output();
+  const { success, stdout, stderr } = await new Deno.Command("sh", {
+    args: ["-ec", command],
+    stdout: "piped",
+    stderr: "piped",
+  }).output();
   if (!success) throw new Error(new TextDecoder().decode(stderr));
   return new TextDecoder().decode(stdout);
 }
 
 async function database(name: string): Promise<string> {
-  await using session = await Session.open({ dsn: servers.postgresDsn, schema: "public", applicationName: "bench" });
+  await using session = await Session.open({
+    dsn: servers.postgresDsn,
+    schema: "public",
+    applicationName: "bench",
+  });
   await session.script(`create database ${name} template template0 encoding 'UTF8'`);
   return servers.postgresDsn.replace(/\/postgres$/, `/${name}`);
 }
@@ -73,7 +83,15 @@ interface Program extends AsyncDisposable {
 function program(dsn: string, prefix: string, session: Session): Program {
   const permissions = ["net", "env", "read", "write", "run", "sys"].map((p) => `--allow-${p}`);
   const binary = Deno.env.get("ETCD_PG_SYNC_BINARY");
-  const args = ["start", "-p", dsn, "-e", `etcd://${endpoint}${prefix}`, "--stream", prefix.replaceAll("/", "")];
+  const args = [
+    "start",
+    "-p",
+    dsn,
+    "-e",
+    `etcd://${endpoint}${prefix}`,
+    "--stream",
+    prefix.replaceAll("/", ""),
+  ];
   const from = performance.now();
   const child = new Deno.Command(binary ?? Deno.execPath(), {
     args: binary ? args : ["run", ...permissions, "main.ts", ...args],
@@ -103,13 +121,19 @@ async function byHand(prefix: string, dsn: string): Promise<number> {
   const psql = `${bin}/psql -q -v ON_ERROR_STOP=1 '${dsn}'`;
   await sh(`${psql} -c 'create table by_hand (like etcd_kv including all)'`);
   return await timed(() =>
-    sh(`f=$(mktemp); ETCDCTL_API=3 ${servers.etcdctl ?? "etcdctl"} --endpoints ${endpoint} get --prefix ${prefix} |
+    sh(
+      `f=$(mktemp); ETCDCTL_API=3 ${
+        servers.etcdctl ?? "etcdctl"
+      } --endpoints ${endpoint} get --prefix ${prefix} |
       paste - - | awk -F'\\t' -v OFS='\\t' '{ print $1, $2, 1, 1, 1, 0, 1 }' > $f
-      ${psql} -c "\\copy by_hand (key, value, revision, create_revision, version, lease, timeline) from $f"; rm $f`)
+      ${psql} -c "\\copy by_hand (key, value, revision, create_revision, version, lease, timeline) from $f"; rm $f`,
+    )
   );
 }
 
-async function bootstrap(keys: number): Promise<{ dsn: string; prefix: string; session: Session; sync: Program }> {
+async function bootstrap(
+  keys: number,
+): Promise<{ dsn: string; prefix: string; session: Session; sync: Program }> {
   const prefix = `/b${keys}/`;
   const dsn = await database(`bench${keys}`);
   await load(prefix, keys);
@@ -117,8 +141,14 @@ async function bootstrap(keys: number): Promise<{ dsn: string; prefix: string; s
   const sync = program(dsn, prefix, session);
   const seconds = await sync.until("streaming");
   const hand = await byHand(prefix, dsn);
-  line(`bootstrap of ${keys} keys, from process start`, `${seconds.toFixed(2)} s, ${(await sync.memory()).toFixed(0)} MB`);
-  line(`  the same by hand (etcdctl get, \\copy)`, `${hand.toFixed(2)} s; our speed is ${(hand / seconds).toFixed(2)} of it`);
+  line(
+    `bootstrap of ${keys} keys, from process start`,
+    `${seconds.toFixed(2)} s, ${(await sync.memory()).toFixed(0)} MB`,
+  );
+  line(
+    `  the same by hand (etcdctl get, \\copy)`,
+    `${hand.toFixed(2)} s; our speed is ${(hand / seconds).toFixed(2)} of it`,
+  );
   return { dsn, prefix, session, sync };
 }
 
@@ -127,14 +157,23 @@ async function latencies(prefix: string, session: Session): Promise<void> {
   for (let i = 0; i < 300; i++) {
     const key = `${prefix}latency`;
     const from = performance.now();
-    const { revision } = await sendTxn(etcd, { compares: [], writes: [{ key: encode(key), value: encode(`${i}`), keepLease: false }] });
-    while ((await session.run("bench-see", "select from etcd where key = $1 and revision >= $2", [key, revision])).length === 0);
+    const { revision } = await sendTxn(etcd, {
+      compares: [],
+      writes: [{ key: encode(key), value: encode(`${i}`), keepLease: false }],
+    });
+    while (
+      (await session.run("bench-see", "select from etcd where key = $1 and revision >= $2", [key, revision]))
+        .length === 0
+    );
     toSql.push(performance.now() - from);
   }
-  line("one write at a time, put → visible in SQL", `median ${median(toSql).toFixed(1)} ms, p99 ${toSql.toSorted((a, b) => a - b)[297].toFixed(1)} ms`);
+  line(
+    "one write at a time, put → visible in SQL",
+    `median ${median(toSql).toFixed(1)} ms, p99 ${toSql.toSorted((a, b) => a - b)[297].toFixed(1)} ms`,
+  );
   const toEtcd: number[] = [];
   const { revision } = await readKey(etcd, encode(prefix));
-  await using watch = await Watch.open(etcd, prefixRange(encode(`${prefix}fromsql`)), revision + 1);
+  await using watch = await Watch.open(etcd, prefixRange(encode(`${prefix}fromsql`)), revision + 1, false);
   const seen = watch[Symbol.asyncIterator]();
   await seen.next();
   for (let i = 0; i < 300; i++) {
@@ -143,23 +182,38 @@ async function latencies(prefix: string, session: Session): Promise<void> {
     while ((await seen.next()).value!.events.length === 0);
     toEtcd.push(performance.now() - from);
   }
-  line("one write at a time, commit → visible in etcd", `median ${median(toEtcd).toFixed(1)} ms, p99 ${toEtcd.toSorted((a, b) => a - b)[297].toFixed(1)} ms`);
+  line(
+    "one write at a time, commit → visible in etcd",
+    `median ${median(toEtcd).toFixed(1)} ms, p99 ${toEtcd.toSorted((a, b) => a - b)[297].toFixed(1)} ms`,
+  );
 }
 
 async function bigTransaction(prefix: string, session: Session, sync: Program): Promise<void> {
   const rows = 100_000;
   const commit = await timed(() =>
-    session.run("bench-many", "select count(etcd_set($1 || 'big/' || i, 'v' || i)) from generate_series(1, $2) i", [prefix, rows])
+    session.run(
+      "bench-many",
+      "select count(etcd_set($1 || 'big/' || i, 'v' || i)) from generate_series(1, $2) i",
+      [prefix, rows],
+    )
   );
   const arrive = await timed(async () => {
-    while ((await session.run("bench-left", "select exists (select from etcd_wal_tx) as left")).some((r) => r.left)) {
+    while (
+      (await session.run("bench-left", "select exists (select from etcd_wal_tx) as left")).some((r) => r.left)
+    ) {
       await new Promise((resolve) => setTimeout(resolve, 20));
     }
   });
-  line(`one SQL transaction of ${rows} rows`, `commits in ${commit.toFixed(1)} s, arrives in ${arrive.toFixed(1)} s (${Math.round(rows / arrive)} rows/s), ${(await sync.memory()).toFixed(0)} MB`);
+  line(
+    `one SQL transaction of ${rows} rows`,
+    `commits in ${commit.toFixed(1)} s, arrives in ${arrive.toFixed(1)} s (${
+      Math.round(rows / arrive)
+    } rows/s), ${(await sync.memory()).toFixed(0)} MB`,
+  );
 }
 
-const BARE = `create table bare (id bigint generated by default as identity primary key, txid xid8, key text collate "C", value text,
+const BARE =
+  `create table bare (id bigint generated by default as identity primary key, txid xid8, key text collate "C", value text,
   value_bytes bytea, tombstone boolean not null default false, keep_lease boolean default false, timeline bigint, revision bigint,
   seen_revision bigint, strict boolean default false, status text default 'pending', expected_revision bigint, result_revision bigint,
   retry_count int default 0, error_message text, batch_id bigint, ts timestamptz default now(), settled_at timestamptz)`;
@@ -177,17 +231,28 @@ async function writers(dsn: string, prefix: string, session: Session, draining: 
   const bare: number[] = [];
   const set: number[] = [];
   for (let i = 0; i < 2; i++) {
-    bare.push(await pgbench(dsn, `insert into bare (key, value, txid) values ('${prefix}w/' || :k, 'value-' || :k, pg_current_xact_id());`));
+    bare.push(
+      await pgbench(
+        dsn,
+        `insert into bare (key, value, txid) values ('${prefix}w/' || :k, 'value-' || :k, pg_current_xact_id());`,
+      ),
+    );
     set.push(await pgbench(dsn, `select etcd_set('${prefix}w/' || :k, 'value-' || :k);`));
     if (draining) {
-      while ((await session.run("bench-left", "select exists (select from etcd_wal_tx) as left")).some((r) => r.left)) {
+      while (
+        (await session.run("bench-left", "select exists (select from etcd_wal_tx) as left")).some((r) =>
+          r.left
+        )
+      ) {
         await new Promise((resolve) => setTimeout(resolve, 100));
       }
     }
   }
   line(
     `32 writers, etcd_set, ${draining ? "while the program drains" : "drain stopped"}`,
-    `${Math.round(median(set))}/s beside ${Math.round(median(bare))}/s into a bare table: ${(median(set) / median(bare)).toFixed(2)}`,
+    `${Math.round(median(set))}/s beside ${Math.round(median(bare))}/s into a bare table: ${
+      (median(set) / median(bare)).toFixed(2)
+    }`,
   );
 }
 

@@ -1,5 +1,5 @@
 /** What the program was asked to do: flags, then environment. */
-import { asText, keyText } from "./core/codec.ts";
+import { asText, concat, keyText } from "./core/codec.ts";
 import { Fatal } from "./errors.ts";
 import type { EtcdOptions } from "./etcd/client.ts";
 import { LOG_FORMATS, LOG_LEVELS, type LogOptions } from "./log.ts";
@@ -104,59 +104,63 @@ function readPostgresDsn(dsn: string): string {
 
 /** `etcd://[user:pass@]host:port[,host:port]/prefix?tls=…&cacert=…&cert=…&key=…` */
 export function readEtcdDsn(dsn: string): { etcd: EtcdOptions; prefix: Uint8Array } {
-  // several hosts are no URL: the first one stands for all while it is parsed
-  const parts = /^([a-z0-9+.-]+):\/\/(?:([^@/]*)@)?([^/?]*)(.*)$/i.exec(dsn);
+  // not by URL: several hosts are none, and it would resolve `..` in the prefix and cut it at `#`
+  const parts = /^([a-z0-9+.-]+):\/\/(?:([^@/]*)@)?([^/?]*)([^?]*)(?:\?(.*))?$/is.exec(dsn);
   if (!parts) wrong("etcd-dsn", withoutSecrets(dsn), "wanted etcd://host:port[,host:port]/prefix");
-  const [, scheme, login, hosts, rest] = parts;
-  if (scheme !== "etcd") wrong("etcd-dsn", withoutSecrets(dsn), `scheme must be 'etcd', got '${scheme}' in`);
+  const [, scheme, login, hosts, path, query] = parts;
+  if (scheme !== "etcd") wrongIn(dsn, `scheme must be 'etcd', got '${scheme}'`);
   const endpoints = hosts.split(",").map((host) => endpoint(host, dsn));
-  const url = parseUrl("etcd-dsn", `etcd://host${rest}`);
-  const [user, password] = login === undefined ? [] : login.split(/:(.*)/s).map(decodeURIComponent);
+  const [user, password] = login === undefined
+    ? []
+    : login.split(/:(.*)/s).map((part) => decodeLogin(part, dsn));
   return {
-    etcd: { endpoints, user, password, tls: readTls(url.searchParams, dsn) },
-    prefix: readPrefix(url.pathname, dsn),
+    etcd: { endpoints, user, password, tls: readTls(new URLSearchParams(query), dsn) },
+    prefix: readPrefix(path, dsn),
   };
 }
 
+function wrongIn(dsn: string, what: string): never {
+  throw new Fatal("configuration", `Cannot read 'etcd-dsn': ${what} in '${withoutSecrets(dsn)}'`);
+}
+
+function decodeLogin(text: string, dsn: string): string {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return wrongIn(dsn, "user and password must be percent-encoded UTF-8");
+  }
+}
+
 function endpoint(host: string, dsn: string): string {
-  const match = /^(\[[0-9a-f:]+\]|[^:\s]+)(?::(\d+))?$/i.exec(host);
+  const match = /^(\[[0-9a-f:.]+\]|[^:@\s\[\]]+)(?::(\d+))?$/i.exec(host);
   if (!match || (match[2] && Number(match[2]) > 65535)) {
-    wrong("etcd-dsn", withoutSecrets(dsn), `wanted host:port, got '${host}' in`);
+    wrongIn(dsn, "wanted host:port[,host:port]"); // the host is not quoted: it can be a part of a password
   }
   return `${match[1]}:${match[2] ?? "2379"}`;
 }
 
 /** Percent-encoding gives any byte: `%ff`. */
 function readPrefix(path: string, dsn: string): Uint8Array {
-  const bytes: number[] = [];
-  for (let i = 0; i < path.length; i++) {
-    if (path[i] !== "%") {
-      bytes.push(...new TextEncoder().encode(path[i]));
-      continue;
+  const parts = path.split(/%([0-9a-f]{2})/i).map((part, i) => {
+    if (i % 2) return Uint8Array.of(parseInt(part, 16));
+    const percent = part.indexOf("%");
+    if (percent >= 0) {
+      wrongIn(dsn, `'%' must be followed by two hex digits, got '${part.slice(percent, percent + 3)}'`);
     }
-    const hex = path.slice(i + 1, i + 3);
-    if (!/^[0-9a-f]{2}$/i.test(hex)) {
-      wrong("etcd-dsn", withoutSecrets(dsn), `'%' must be followed by two hex digits, got '%${hex}' in`);
-    }
-    bytes.push(parseInt(hex, 16));
-    i += 2;
-  }
-  return Uint8Array.from(bytes);
+    return new TextEncoder().encode(part);
+  });
+  return concat(parts);
 }
 
 function readTls(query: URLSearchParams, dsn: string): EtcdOptions["tls"] {
   for (const name of query.keys()) {
     if (!["tls", "cacert", "cert", "key"].includes(name)) {
-      wrong(
-        "etcd-dsn",
-        withoutSecrets(dsn),
-        `parameters are tls, cacert, cert and key; '${name}' is unknown in`,
-      );
+      wrongIn(dsn, `parameters are tls, cacert, cert and key; '${name}' is unknown`);
     }
   }
   const tls = query.get("tls");
   if (tls !== null && tls !== "true" && tls !== "false") {
-    wrong("etcd-dsn", withoutSecrets(dsn), `tls must be 'true' or 'false', got '${tls}' in`);
+    wrongIn(dsn, `tls must be 'true' or 'false', got '${tls}'`);
   }
   const file = (name: string) => query.has(name) ? readFile(name, query.get(name)!) : undefined;
   const files = { ca: file("cacert"), cert: file("cert"), key: file("key") };
@@ -180,10 +184,12 @@ function parseUrl(name: string, text: string): URL {
   }
 }
 
-/** A DSN that can be shown: no password, no query. */
+/** A DSN that can be shown, also one that is none: no password, no query. Up to the last '@' all may be password. */
 export function withoutSecrets(dsn: string): string {
-  return dsn.replace(/^([^:]*:\/\/)([^@/]*)@/, (_, scheme, login) => `${scheme}${login.split(":")[0]}@`)
-    .replace(/\?.*$/s, "");
+  const [, scheme, rest] = /^([a-z0-9+.-]+:\/\/)?(.*)$/is.exec(dsn)!;
+  const login = rest.lastIndexOf("@");
+  const shown = login < 0 ? rest : rest.slice(0, login).split(":")[0] + rest.slice(login);
+  return `${scheme ?? ""}${shown}`.replace(/\?.*$/s, "").replace(/password\s*=.*$/is, "password=…");
 }
 
 export function identity(config: Config): StreamIdentity {

@@ -5,7 +5,9 @@ import type { Embedded } from "./embedded/embedded.ts";
 /** Both DSNs, and commands that can be pasted as they are. */
 export function firstSteps(servers: Embedded): string {
   const endpoint = servers.etcdDsn.replace(/^etcd:\/\/|\/$/g, "");
-  const folders = new Set([servers.psql, servers.etcdctl].filter((path) => path !== undefined).map((path) => dirname(path)));
+  const folders = new Set(
+    [servers.psql, servers.etcdctl].filter((path) => path !== undefined).map((path) => dirname(path)),
+  );
   return `
 PostgreSQL ${servers.postgresVersion}   ${servers.postgresDsn}
 etcd ${servers.etcdVersion}   ${servers.etcdDsn}

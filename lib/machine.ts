@@ -81,7 +81,9 @@ export function diagram(): string {
     );
     return [...byTarget].map(([to, outcomes]) => `  ${id(from)} --> ${id(to!)}: ${outcomes.join(", ")}`);
   });
-  const names = STATES.filter((state) => id(state) !== state).map((state) => `  state "${state}" as ${id(state)}`);
+  const names = STATES.filter((state) => id(state) !== state).map((state) =>
+    `  state "${state}" as ${id(state)}`
+  );
   return ["stateDiagram-v2", ...names, "  [*] --> bootstrap", ...arrows].join("\n");
 }
 

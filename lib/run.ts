@@ -4,6 +4,7 @@ import { drain, waitForWal } from "./flow/drain.ts";
 import { lead } from "./flow/lead.ts";
 import { mirror } from "./flow/mirror.ts";
 import { scan } from "./flow/scan.ts";
+import { takeOver } from "./flow/takeover.ts";
 import { Backoff } from "./lifecycle.ts";
 import { isWhole, next, type Outcome, type State } from "./machine.ts";
 import { readStream, startScanAgain, startTimeline } from "./postgres/state.ts";
@@ -68,6 +69,7 @@ async function follow(
 
 async function drainAndWait(stream: Stream, leadership: Leadership, signal: AbortSignal): Promise<null> {
   const { at } = leadership;
+  if (!await takeOver(stream, leadership, signal)) return null;
   while (!signal.aborted) {
     const outcome = at.state === "streaming"
       ? await waitForWal(leadership, signal)

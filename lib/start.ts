@@ -1,6 +1,6 @@
 /** `start`: from a configuration to a running stream. */
 import { type Config, identity, withoutSecrets } from "./config.ts";
-import { etcdVersion } from "./core/version.ts";
+import { type EtcdVersion, etcdVersion } from "./core/version.ts";
 import { keyText } from "./core/codec.ts";
 import { Fatal, kindOf, sentence } from "./errors.ts";
 import { EtcdClient } from "./etcd/client.ts";
@@ -28,7 +28,7 @@ export async function start(config: Config, log: Log, signal: AbortSignal): Prom
     applicationName: `etcd-pg-sync ${config.stream}`.slice(0, 63),
   };
   await openPostgres(config, postgres, log);
-  const { carefulProgress } = await openEtcd(config, kv, log);
+  const server = await openEtcd(config, kv, log);
   const stream: Stream = {
     settings: {
       name: config.stream,
@@ -42,8 +42,9 @@ export async function start(config: Config, log: Log, signal: AbortSignal): Prom
     postgres,
     kv,
     watch,
-    carefulProgress,
+    server,
     log,
+    fragment: false,
   };
   await runStream(stream, signal);
 }
@@ -74,17 +75,19 @@ async function openPostgres(config: Config, postgres: PostgresOptions, log: Log)
   }
 }
 
-async function openEtcd(config: Config, kv: EtcdClient, log: Log): Promise<{ carefulProgress: boolean }> {
+async function openEtcd(config: Config, kv: EtcdClient, log: Log): Promise<EtcdVersion> {
   const where = config.etcd.endpoints.join(",");
   try {
     const version = await serverVersion(kv);
-    const { supported, carefulProgress, warnings } = etcdVersion(version);
-    if (!supported) {
+    const server = etcdVersion(version);
+    if (!server.supported) {
       throw new Fatal("configuration", `Cannot use etcd '${version}': the oldest supported version is 3.4`);
     }
     log.info({ etcd: where, version, prefix: keyText(config.prefix) }, "connected to etcd");
-    for (const warning of warnings) log.warn({ version }, `this version of etcd has a known bug: ${warning}`);
-    return { carefulProgress };
+    for (const warning of server.warnings) {
+      log.warn({ version }, `this version of etcd has a known bug: ${warning}`);
+    }
+    return server;
   } catch (error) {
     if (error instanceof Fatal) throw error;
     throw new Fatal(kindOf(error), `Cannot use etcd at '${where}': ${sentence(error)}`);

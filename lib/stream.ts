@@ -1,6 +1,7 @@
 /** A stream as a value: one process can run many. */
 import type { OwnWrites } from "./core/txn.ts";
 import { prefixEnd } from "./core/codec.ts";
+import type { EtcdVersion } from "./core/version.ts";
 import type { Selection } from "./core/plan.ts";
 import { OWN_PREFIX } from "./core/words.ts";
 import type { EtcdClient } from "./etcd/client.ts";
@@ -27,9 +28,11 @@ export interface Stream {
   kv: EtcdClient;
   /** The watch, on a connection of its own. */
   watch: EtcdClient;
-  /** Servers before 3.4.25 and 3.5.8, see lib/core/inbox.ts. */
-  carefulProgress: boolean;
+  /** What the server's version asks for, see lib/core/version.ts. */
+  server: EtcdVersion;
   log: Log;
+  /** A watch response was larger than a message may be: etcd has to send it in fragments, which costs it more. */
+  fragment: boolean;
 }
 
 /** One leadership: from taking the place to losing it. */

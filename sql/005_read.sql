@@ -83,7 +83,7 @@ comment on function etcd_get(text, bigint) is 'The row of one key at a past revi
 create function etcd_get_all(key text, min_revision bigint default 0) returns setof etcd_history
 language sql stable security definer set search_path from current as $$
   select * from etcd_history h where h.key = $1 and h.revision >= $2
-    and h.timeline in (select generate_series(1, g.timeline) from etcd_sync_gate g)
+    and h.timeline = any (array(select generate_series(1, g.timeline) from etcd_sync_gate g))
   order by h.timeline, h.revision
 $$;
 comment on function etcd_get_all(text, bigint) is 'The revisions of one key that were seen, oldest first';

@@ -82,7 +82,7 @@ begin
         select w.id, w.key, 3 * octet_length(w.key) + coalesce(octet_length(w.value), octet_length(w.value_bytes), 0) + 64 as size
         from etcd_wal w where w.txid = tx.txid and w.ts = tx.ts and w.status = 'pending' limit _max_rows + 1
       ) r;
-      if cardinality(ids) > _max_rows or (select sum(s) from unnest(sizes) s) > _max_bytes then
+      if cardinality(ids) > 1 and (cardinality(ids) > _max_rows or (select sum(s) from unnest(sizes) s) > _max_bytes) then
         exit headers when taken <> '{}'; -- it begins a batch of its own
         tx.split_id := tx.first_id;
         update etcd_wal_tx t set split_id = tx.first_id where t.seq = tx.seq;

@@ -30,6 +30,8 @@ export interface Marker {
   batchHolder: string;
   /** Revision of the batch; absent in the batch's own marker, whose mod_revision it is. */
   batchRevision?: number;
+  /** The marker before was deleted: what it said has to be looked up in its history. */
+  forgotten?: boolean;
   /** id, expected revision, digest of key and value. */
   rows: [id: number, expected: number, digest: string][];
 }

@@ -10,6 +10,7 @@ export interface FollowOptions {
   position: number;
   clusterId: string;
   carefulProgress: boolean;
+  fragment: boolean;
   /** No response for so long: the watch is given up. */
   freshTimeoutMs: number;
 }
@@ -49,7 +50,7 @@ export class Follower implements AsyncDisposable {
     range: { from: Uint8Array; to: Uint8Array },
     options: FollowOptions,
   ): Promise<Follower> {
-    return new Follower(await Watch.open(client, range, options.position + 1), options);
+    return new Follower(await Watch.open(client, range, options.position + 1, options.fragment), options);
   }
 
   /** What has arrived, or null. */

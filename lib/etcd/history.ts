@@ -12,14 +12,15 @@ export interface KnownHistory {
   clusterId: string | null;
   /** No revision of etcd can be below this. */
   highWater: number;
-  /** Where the probe is looked up; null = it is no point of the history (a scan). */
-  checkpoint: number | null;
+  /** The watch begins after it. */
+  position: number;
+  /** Looked up at `position`; null in a scan, where that is no point of the history. */
   probe: { key: string; revision: number } | null;
   marker: { key: Uint8Array; revision: number } | null;
 }
 
 export type HistoryCheck =
-  | { kind: "same"; revision: number; clusterId: string }
+  | { kind: "same"; revision: number; clusterId: string; positionCompacted: boolean }
   | { kind: "replaced"; revision: number; clusterId: string; because: string };
 
 export async function checkHistory(client: EtcdClient, known: KnownHistory): Promise<HistoryCheck> {
@@ -50,14 +51,15 @@ export async function checkHistory(client: EtcdClient, known: KnownHistory): Pro
     }
   }
   if (
-    known.probe && known.checkpoint !== null &&
-    !await isAt(client, keyBytes(known.probe.key), known.checkpoint, known.probe.revision)
+    known.probe &&
+    !await isAt(client, keyBytes(known.probe.key), known.position, known.probe.revision)
   ) {
     return replaced(
-      `key '${known.probe.key}' did not have revision ${known.probe.revision} at revision ${known.checkpoint}`,
+      `key '${known.probe.key}' did not have revision ${known.probe.revision} at revision ${known.position}`,
     );
   }
-  return { kind: "same", revision: now.revision, clusterId: now.clusterId };
+  const positionCompacted = await isCompactedAt(client, key, known.position);
+  return { kind: "same", revision: now.revision, clusterId: now.clusterId, positionCompacted };
 }
 
 /** Whether the key had that mod_revision; true where etcd has compacted it and nobody can say. */
@@ -67,6 +69,17 @@ async function isAt(client: EtcdClient, key: Uint8Array, at: number, modRevision
   } catch (error) {
     if (isCompacted(error)) return true;
     if (error instanceof EtcdError && error.message.includes("future revision")) return false;
+    throw error;
+  }
+}
+
+async function isCompactedAt(client: EtcdClient, key: Uint8Array, at: number): Promise<boolean> {
+  if (at === 0) return false;
+  try {
+    await readKey(client, key, at);
+    return false;
+  } catch (error) {
+    if (isCompacted(error)) return true;
     throw error;
   }
 }

@@ -2,6 +2,7 @@
 import { Buffer } from "node:buffer";
 import { decodeMarker, encodeMarker, type Marker } from "../core/txn.ts";
 import { successor } from "../core/codec.ts";
+import { Fatal } from "../errors.ts";
 import type { EtcdClient } from "./client.ts";
 import { isCompacted, readKey, sendTxn } from "./kv.ts";
 import { Watch } from "./watch.ts";
@@ -20,6 +21,24 @@ export async function readMarker(
 ): Promise<StoredMarker | null> {
   const { kv } = await readKey(client, key, revision);
   return kv ? { modRevision: kv.modRevision, marker: decodeMarker(kv.value) } : null;
+}
+
+/** The marker, which must be of this installation. @throws {Fatal} where two installations share a name */
+export async function readOwnMarker(
+  client: EtcdClient,
+  key: Uint8Array,
+  streamId: string,
+): Promise<StoredMarker | null> {
+  const found = await readMarker(client, key);
+  if (found && found.marker?.streamId !== streamId) {
+    throw new Fatal(
+      "configuration",
+      `Cannot use etcd key '${
+        new TextDecoder().decode(key)
+      }': another installation writes it; give this one another --stream`,
+    );
+  }
+  return found;
 }
 
 /** Puts the marker if it still has `expected` as its revision; the new revision, or null. */
@@ -77,7 +96,7 @@ export async function markerHistory(
   for (;;) {
     const puts: StoredMarker[] = [];
     let compacted = 0;
-    await using watch = await Watch.open(client, { from: key, to: successor(key) }, since);
+    await using watch = await Watch.open(client, { from: key, to: successor(key) }, since, false);
     for await (const response of watch) {
       if (response.canceled) compacted = response.compactRevision;
       for (const { kv, tombstone } of response.events) {

@@ -32,6 +32,7 @@ export class Watch implements AsyncDisposable {
     client: EtcdClient,
     range: { from: Uint8Array; to: Uint8Array },
     startRevision: number,
+    fragment: boolean,
   ): Promise<Watch> {
     const stream = await client.stream<Request, WatchResponse>("Watch", "Watch", decodeWatchResponse);
     stream.write({
@@ -40,8 +41,8 @@ export class Watch implements AsyncDisposable {
         range_end: Buffer.from(range.to),
         start_revision: startRevision,
         progress_notify: true,
-        // Fragmenting is quadratic in the number of small events; the receive limit is large instead.
-        fragment: false,
+        // Fragmenting is quadratic in the number of small events: only where a response exceeds the receive limit.
+        fragment,
       },
     });
     return new Watch(stream);

@@ -3,12 +3,11 @@ import type { Batch } from "../core/inbox.ts";
 import { foldEvents, probeAfter } from "../core/plan.ts";
 import { LostPlace, sentence } from "../errors.ts";
 import { EtcdError } from "../etcd/client.ts";
-import { Follower } from "../etcd/follow.ts";
-import { checkHistory } from "../etcd/history.ts";
 import { Backoff } from "../lifecycle.ts";
 import type { Outcome } from "../machine.ts";
 import { applyEvents, moveCheckpoint } from "../postgres/mirror.ts";
-import { type Leadership, markerKey, prefixRange, type Stream } from "../stream.ts";
+import type { Leadership, Stream } from "../stream.ts";
+import { endOf, openWatch } from "../watching.ts";
 
 type MirrorOutcome = Extract<Outcome, "history-lost" | "far-behind" | "history-replaced">;
 
@@ -40,25 +39,10 @@ async function mirrorOnce(
   backoff: Backoff,
 ): Promise<MirrorOutcome | null> {
   const { at } = leadership;
-  await using follower = await Follower.open(stream.watch, prefixRange(stream.settings.prefix), {
-    position: at.revision,
-    clusterId: at.clusterId!,
-    carefulProgress: stream.carefulProgress,
-    freshTimeoutMs: stream.settings.freshTimeoutMs,
-  });
-  // After the watch is open and before its first event is applied.
-  const history = await checkHistory(stream.kv, {
-    clusterId: at.clusterId,
-    highWater: at.revision,
-    checkpoint: at.revision,
-    probe: at.probe,
-    marker: { key: markerKey(stream.settings.name), revision: leadership.batch.markerRevision },
-  });
-  if (history.kind === "replaced") {
-    stream.log.warn({ because: history.because }, "the history of etcd was replaced");
-    return "history-replaced";
-  }
-  const behind = history.revision - at.revision;
+  const opened = await openWatch(stream, leadership, at.revision);
+  if (opened.kind !== "opened") return opened.kind;
+  await using follower = opened.follower;
+  const { behind } = opened;
   if (stream.settings.rescanAfter !== null && behind > stream.settings.rescanAfter) {
     stream.log.info({ behind, rescan_after: stream.settings.rescanAfter }, "far behind: a scan is shorter");
     return "far-behind";
@@ -70,12 +54,8 @@ async function mirrorOnce(
       backoff.reset();
       continue;
     }
-    const end = follower.end;
-    if (end?.kind === "broken") throw end.error;
-    if (end) {
-      stream.log.warn({ ...end }, "the watch cannot go on");
-      return end.kind;
-    }
+    const end = endOf(stream, follower);
+    if (end) return end;
     await follower.arrival(signal);
   }
   return null;

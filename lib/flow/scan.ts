@@ -20,13 +20,13 @@
 import { successor } from "../core/codec.ts";
 import { foldEvents, foldPage, type Probe, probeAfter, probeAfterPage } from "../core/plan.ts";
 import type { Page } from "../core/words.ts";
-import { Follower } from "../etcd/follow.ts";
-import { checkHistory } from "../etcd/history.ts";
+import type { Follower } from "../etcd/follow.ts";
 import { isTooLarge, readKey, readRange } from "../etcd/kv.ts";
 import { next, type Outcome } from "../machine.ts";
 import { applyEvents, catchUp, copyPage, mergePage, moveCheckpoint } from "../postgres/mirror.ts";
 import { Progress } from "../progress.ts";
 import { type Leadership, prefixRange, type Stream } from "../stream.ts";
+import { endOf, openWatch } from "../watching.ts";
 
 type ScanOutcome = Extract<Outcome, "caught-up" | "history-lost" | "history-replaced">;
 
@@ -73,15 +73,16 @@ class Scan implements AsyncDisposable {
 
   async run(): Promise<ScanOutcome | null> {
     const { at } = this.#lead;
-    const started = at.scanCursor === null ? await this.#firstPage() : await this.#goOn();
-    if (started) return started;
+    // after a crash the watch is reopened where it was; where it cannot be, the scan starts again
+    const ended = at.scanCursor === null ? await this.#firstPage() : await this.#openWatch(at.revision);
+    if (ended) return ended;
     let ahead = this.#readAhead();
     while (!this.#signal.aborted) {
       const end = await this.#applyArrived();
       if (end) return end;
       if (!ahead) return await this.#awaitCaughtUp();
       const { page, applied } = await ahead();
-      if (page.revision < Math.max(at.revision, at.scanRevision)) return "history-replaced";
+      if (await this.#isBelowHighWater(page.revision)) return "history-replaced";
       ahead = page.last ? null : this.#readAhead(page.to);
       const replaced = await this.#write(
         page,
@@ -96,37 +97,24 @@ class Scan implements AsyncDisposable {
 
   /** The first page fixes where the watch begins; it is merged before any event. */
   async #firstPage(): Promise<ScanOutcome | null> {
-    const { at } = this.#lead;
     const page = await this.#readPage(this.#range.from);
-    if (page.revision < Math.max(at.revision, at.scanRevision)) {
-      const { revision } = await readKey(this.#stream.kv, this.#range.from); // an old server's stale read, or a restore
-      return revision < Math.max(at.revision, at.scanRevision) ? "history-replaced" : null;
-    }
-    await this.#openWatch(page.revision);
-    return await this.#write(page, page.last ? this.#range.to : page.to, true, page.revision);
+    if (await this.#isBelowHighWater(page.revision)) return "history-replaced";
+    return await this.#openWatch(page.revision) ??
+      await this.#write(page, page.last ? this.#range.to : page.to, true, page.revision);
   }
 
-  /** After a crash: the watch can be reopened where it was, or the scan starts again. */
-  async #goOn(): Promise<ScanOutcome | null> {
+  /** An old server's stale read is read again; a restore stays below. */
+  async #isBelowHighWater(revision: number): Promise<boolean> {
     const { at } = this.#lead;
-    await this.#openWatch(at.revision);
-    const history = await checkHistory(this.#stream.kv, {
-      clusterId: at.clusterId,
-      highWater: Math.max(at.revision, at.scanRevision),
-      checkpoint: null,
-      probe: null,
-      marker: null,
-    });
-    return history.kind === "replaced" ? "history-replaced" : null;
+    const highWater = Math.max(at.revision, at.scanRevision);
+    return revision < highWater && (await readKey(this.#stream.kv, this.#range.from)).revision < highWater;
   }
 
-  async #openWatch(position: number): Promise<void> {
-    this.#follower = await Follower.open(this.#stream.watch, this.#range, {
-      position,
-      clusterId: this.#lead.at.clusterId!,
-      carefulProgress: this.#stream.carefulProgress,
-      freshTimeoutMs: this.#stream.settings.freshTimeoutMs,
-    });
+  async #openWatch(position: number): Promise<ScanOutcome | null> {
+    const opened = await openWatch(this.#stream, this.#lead, position);
+    if (opened.kind !== "opened") return opened.kind;
+    this.#follower = opened.follower;
+    return null;
   }
 
   /** Begins to read the next page; null where the last one is in. */
@@ -210,9 +198,7 @@ class Scan implements AsyncDisposable {
       }
       at.revision = batch.to;
     }
-    const end = follower.end;
-    if (end?.kind === "broken") throw end.error;
-    return end?.kind ?? null;
+    return endOf(this.#stream, follower);
   }
 
   /** The last page is in: the watch has to pass the newest one. */

@@ -148,6 +148,16 @@ export async function renewLease(session: Session, place: Place, pids: number[])
   expectOne(rows, place);
 }
 
+/** Remembers which cluster this is. */
+export async function setCluster(session: Session, place: Place, clusterId: string): Promise<void> {
+  const rows = await session.run(
+    "set-cluster",
+    "update etcd_sync_state set cluster_id = $3 where epoch = $1 and holder = $2 returning true",
+    [place.epoch, place.holder, clusterId],
+  );
+  expectOne(rows, place);
+}
+
 /** Leaves the place free. */
 export async function leavePlace(session: Session, place: Place): Promise<void> {
   await session.run(

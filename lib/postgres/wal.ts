@@ -141,7 +141,7 @@ export async function settleInFlight(
   place: Place,
   batch: number,
   applied: { revision: number; ids: number[]; expected: number[] } | null,
-  next: { batch: number; markerRevision: number; clusterId: string },
+  next: { batch: number; markerRevision: number },
 ): Promise<void> {
   await session.transaction(async () => {
     await fencedRun(session, "fence-drain", "select etcd_drain_fence($1, $2, $3)", [
@@ -159,8 +159,8 @@ export async function settleInFlight(
     }
     await session.run(
       "clear-batch",
-      "update etcd_sync_state set batch_rows = '{}', batch_id = $1, marker_revision = $2, cluster_id = $3, updated_at = clock_timestamp()",
-      [next.batch, next.markerRevision, next.clusterId],
+      "update etcd_sync_state set batch_rows = '{}', batch_id = $1, marker_revision = $2, updated_at = clock_timestamp()",
+      [next.batch, next.markerRevision],
     );
   });
 }

@@ -18,11 +18,18 @@ Deno.test("etcd_key_text() and etcd_key_bytes() agree with keyText() and keyByte
     assert.deepEqual(row.back, keys.map((key) => Buffer.from(key)));
   };
   const fromTexts = async (texts: string[]) => {
-    const [row] = await world.sql("select array_agg(etcd_key_bytes(k) order by n) as keys from unnest($1::text[]) with ordinality u(k, n)", [texts]);
+    const [row] = await world.sql(
+      "select array_agg(etcd_key_bytes(k) order by n) as keys from unnest($1::text[]) with ordinality u(k, n)",
+      [texts],
+    );
     assert.deepEqual(row.keys, texts.map((text) => Buffer.from(keyBytes(text))));
   };
-  await fc.assert(fc.asyncProperty(fc.array(nastyBytes, { minLength: 1, maxLength: 50 }), fromBytes), { numRuns: 100 });
-  await fc.assert(fc.asyncProperty(fc.array(nastyTexts, { minLength: 1, maxLength: 50 }), fromTexts), { numRuns: 100 });
+  await fc.assert(fc.asyncProperty(fc.array(nastyBytes, { minLength: 1, maxLength: 50 }), fromBytes), {
+    numRuns: 100,
+  });
+  await fc.assert(fc.asyncProperty(fc.array(nastyTexts, { minLength: 1, maxLength: 50 }), fromTexts), {
+    numRuns: 100,
+  });
 });
 
 Deno.test("etcd_key_text() escapes exactly what is not UTF-8: every pair of bytes", strict, async () => {

@@ -46,19 +46,25 @@ async function withConflict(world: World): Promise<void> {
   await world.sql("update etcd_wal set status = 'conflict'; delete from etcd_wal_tx");
 }
 
-Deno.test("every write wakes the drain while it is parked, by one NOTIFY with the schema", strict, async () => {
-  await using listener = await makeListener();
-  const { world, heard } = listener;
-  await withConflict(world);
-  for (const write of writes) assert.deepEqual(await heardOf(world, heard, [write]), ["public"], write);
-  const many = ["select etcd_set('/k/' || n, 'x') from generate_series(1, 100) n"];
-  assert.deepEqual(await heardOf(world, heard, many), ["public"]);
-});
+Deno.test(
+  "every write wakes the drain while it is parked, by one NOTIFY with the schema",
+  strict,
+  async () => {
+    await using listener = await makeListener();
+    const { world, heard } = listener;
+    await withConflict(world);
+    for (const write of writes) assert.deepEqual(await heardOf(world, heard, [write]), ["public"], write);
+    const many = ["select etcd_set('/k/' || n, 'x') from generate_series(1, 100) n"];
+    assert.deepEqual(await heardOf(world, heard, many), ["public"]);
+  },
+);
 
 Deno.test("the NOTIFY names a schema of another name", strict, async () => {
   await using listener = await makeListener('My "odd" schema');
   const { world, heard } = listener;
-  assert.deepEqual(await heardOf(world, heard, [`select "My ""odd"" schema".etcd_set('/a', 'x')`]), ['My "odd" schema']);
+  assert.deepEqual(await heardOf(world, heard, [`select "My ""odd"" schema".etcd_set('/a', 'x')`]), [
+    'My "odd" schema',
+  ]);
 });
 
 Deno.test("no write sends a NOTIFY while the drain works", strict, async () => {
@@ -85,7 +91,11 @@ Deno.test("PREPARE TRANSACTION works with etcd_sync.notify = off", strict, async
   const [{ max }] = await world.sql("select current_setting('max_prepared_transactions')::integer as max");
   await world.sql("begin; set local etcd_sync.notify = off; select etcd_set('/a', '1'), etcd_set('/b', '1')");
   if (max === 0) { // the server has none: it gets as far as that
-    await refused(world.sql(`prepare transaction '${world.database}'`), "55000", /prepared transactions are disabled/);
+    await refused(
+      world.sql(`prepare transaction '${world.database}'`),
+      "55000",
+      /prepared transactions are disabled/,
+    );
     return;
   }
   await world.sql(`prepare transaction '${world.database}'`);
@@ -93,7 +103,9 @@ Deno.test("PREPARE TRANSACTION works with etcd_sync.notify = off", strict, async
   await world.sql("select etcd_set('/between', '1')");
   await world.sql(`commit prepared '${world.database}'`);
   assert.deepEqual(await wal(world, "key"), [{ key: "/a" }, { key: "/b" }, { key: "/between" }]);
-  const [{ count }] = await world.sql("select count(*) from etcd_wal_tx t join etcd_wal w using (txid, ts) where w.id <= t.seq");
+  const [{ count }] = await world.sql(
+    "select count(*) from etcd_wal_tx t join etcd_wal w using (txid, ts) where w.id <= t.seq",
+  );
   assert.equal(count, 3);
 
   await world.sql("begin; select etcd_set('/a', '1')");

@@ -9,7 +9,9 @@ async function makeWriter(): Promise<{ world: World; app: Session } & AsyncDispo
   await installed(world);
   const role = `app_${world.database}`;
   await world.sql(`create role ${role} login`);
-  await world.sql(`grant insert (key, value, value_bytes, tombstone, revision, "strict"), select (id, key) on etcd_wal to ${role}`);
+  await world.sql(
+    `grant insert (key, value, value_bytes, tombstone, revision, "strict"), select (id, key) on etcd_wal to ${role}`,
+  );
   const app = world.session(role);
   return {
     world,
@@ -22,33 +24,61 @@ async function makeWriter(): Promise<{ world: World; app: Session } & AsyncDispo
   };
 }
 
-const row = "id, key, value, value_bytes, tombstone, keep_lease, timeline, revision, seen_revision, strict, status";
-const pending = { value_bytes: null, tombstone: false, keep_lease: false, timeline: 1, strict: false, status: "pending" };
+const row =
+  "id, key, value, value_bytes, tombstone, keep_lease, timeline, revision, seen_revision, strict, status";
+const pending = {
+  value_bytes: null,
+  tombstone: false,
+  keep_lease: false,
+  timeline: 1,
+  strict: false,
+  status: "pending",
+};
 
-Deno.test("a plain INSERT by a role with column grants alone fills the rest, and returns the id", strict, async () => {
-  await using writer = await makeWriter();
-  const { world, app } = writer;
-  await mirrored(world, "/a", "one", 10);
-  const [{ id: first }] = await app.sql("insert into etcd_wal (key, value) values ('/a', 'two') returning id");
-  const [{ id: second }] = await app.sql("insert into etcd_wal (key, value_bytes) values ('/b', '\\x00') returning id");
-  const [{ id: third }] = await app.sql("insert into etcd_wal (key, tombstone) values ('/a', true) returning id");
-  assert.deepEqual(await wal(world, row), [
-    { ...pending, id: first, key: "/a", value: "two", revision: 10, seen_revision: 10 },
-    { ...pending, id: second, key: "/b", value: null, value_bytes: Buffer.of(0), revision: 0, seen_revision: 0 },
-    { ...pending, id: third, key: "/a", value: null, tombstone: true, revision: 10, seen_revision: 10 },
-  ]);
-  assert.deepEqual(await world.sql("select seq, first_id from etcd_wal_tx order by seq"), [
-    { seq: first, first_id: first },
-    { seq: second, first_id: second },
-    { seq: third, first_id: third },
-  ]);
-});
+Deno.test(
+  "a plain INSERT by a role with column grants alone fills the rest, and returns the id",
+  strict,
+  async () => {
+    await using writer = await makeWriter();
+    const { world, app } = writer;
+    await mirrored(world, "/a", "one", 10);
+    const [{ id: first }] = await app.sql(
+      "insert into etcd_wal (key, value) values ('/a', 'two') returning id",
+    );
+    const [{ id: second }] = await app.sql(
+      "insert into etcd_wal (key, value_bytes) values ('/b', '\\x00') returning id",
+    );
+    const [{ id: third }] = await app.sql(
+      "insert into etcd_wal (key, tombstone) values ('/a', true) returning id",
+    );
+    assert.deepEqual(await wal(world, row), [
+      { ...pending, id: first, key: "/a", value: "two", revision: 10, seen_revision: 10 },
+      {
+        ...pending,
+        id: second,
+        key: "/b",
+        value: null,
+        value_bytes: Buffer.of(0),
+        revision: 0,
+        seen_revision: 0,
+      },
+      { ...pending, id: third, key: "/a", value: null, tombstone: true, revision: 10, seen_revision: 10 },
+    ]);
+    assert.deepEqual(await world.sql("select seq, first_id from etcd_wal_tx order by seq"), [
+      { seq: first, first_id: first },
+      { seq: second, first_id: second },
+      { seq: third, first_id: third },
+    ]);
+  },
+);
 
 Deno.test("a plain INSERT may say its base, and compare and set", strict, async () => {
   await using writer = await makeWriter();
   const { world, app } = writer;
   await mirrored(world, "/a", "one", 10);
-  await app.sql("insert into etcd_wal (key, value, revision, \"strict\") values ('/a', 'x', 9, true), ('/b', 'x', 0, true)");
+  await app.sql(
+    "insert into etcd_wal (key, value, revision, \"strict\") values ('/a', 'x', 9, true), ('/b', 'x', 0, true)",
+  );
   await app.sql("insert into etcd_wal (key, value, revision) values ('/a', 'x', 9)");
   assert.deepEqual(await wal(world, "key, revision, seen_revision, strict"), [
     { key: "/a", revision: 9, seen_revision: 9, strict: true },
@@ -106,7 +136,11 @@ Deno.test("the guards hold for a plain INSERT of many rows", strict, async () =>
   await using writer = await makeWriter();
   const { world, app } = writer;
   await setGate(world, "max_deletes = 3");
-  const deletes = (n: number) => app.sql("insert into etcd_wal (key, tombstone) select '/k/' || n, true from generate_series(1, $1::int) n", [n]);
+  const deletes = (n: number) =>
+    app.sql(
+      "insert into etcd_wal (key, tombstone) select '/k/' || n, true from generate_series(1, $1::int) n",
+      [n],
+    );
   await refused(deletes(4), "ZE005");
   await deletes(3);
 });

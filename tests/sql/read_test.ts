@@ -3,7 +3,12 @@ import { installed, mirrored, refused, setGate, strict } from "../support/schema
 import { makeWorld, type World } from "../support/world.ts";
 
 /** What the archive holds of a key: revision, value (null = a tombstone), until. */
-async function archived(world: World, key: string, versions: [number, string | null, number | null][], timeline = 1): Promise<void> {
+async function archived(
+  world: World,
+  key: string,
+  versions: [number, string | null, number | null][],
+  timeline = 1,
+): Promise<void> {
   for (const [revision, value, until] of versions) {
     await world.sql(
       `insert into etcd_archive (timeline, key, revision, until_revision, tombstone, value, create_revision, version, lease)
@@ -14,11 +19,19 @@ async function archived(world: World, key: string, versions: [number, string | n
 }
 
 async function event(world: World, kind: string, revision: number, timeline = 1): Promise<void> {
-  await world.sql("insert into etcd_sync_event (kind, timeline, revision) values ($1, $2, $3)", [kind, timeline, revision]);
+  await world.sql("insert into etcd_sync_event (kind, timeline, revision) values ($1, $2, $3)", [
+    kind,
+    timeline,
+    revision,
+  ]);
 }
 
 async function checkpoint(world: World, state: string, revision: number, timeline = 1): Promise<void> {
-  await world.sql("update etcd_sync_state set state = $1, revision = $2, timeline = $3", [state, revision, timeline]);
+  await world.sql("update etcd_sync_state set state = $1, revision = $2, timeline = $3", [
+    state,
+    revision,
+    timeline,
+  ]);
   await setGate(world, `timeline = ${timeline}`);
 }
 
@@ -52,7 +65,9 @@ Deno.test("etcd_get() returns the row now, and none of a key that is not there",
   await using world = await makeHistory();
   const [row] = await world.sql("select * from etcd_get('/a')");
   assert.deepEqual(row, (await world.sql("select * from etcd where key = '/a'"))[0]);
-  for (const key of ["/c", "/", "/aa", ""]) assert.deepEqual(await world.sql("select * from etcd_get($1)", [key]), []);
+  for (const key of ["/c", "/", "/aa", ""]) {
+    assert.deepEqual(await world.sql("select * from etcd_get($1)", [key]), []);
+  }
 });
 
 Deno.test("etcd_get() at a revision returns what the key had then", strict, async () => {
@@ -109,7 +124,11 @@ Deno.test("a gap is the open span of a scan: its ends are known", strict, async 
   await event(world, "scan-started", 20);
   await event(world, "caught-up", 30);
   for (const revision of [21, 25, 29]) {
-    await unknown(world, revision, /^Cannot read revision \d+ of timeline 1: what happened between 20 and 30 was not seen$/);
+    await unknown(
+      world,
+      revision,
+      /^Cannot read revision \d+ of timeline 1: what happened between 20 and 30 was not seen$/,
+    );
     await refused(world.sql("select * from etcd_get('/a', $1)", [revision]), "ZE011");
   }
   assert.deepEqual(await at(world, 20), { "/a": "2", "/b": "b" });
@@ -167,9 +186,23 @@ Deno.test("an older timeline can be read to where it ended", strict, async () =>
 Deno.test("etcd_list() returns the keys that begin with the prefix, in order", strict, async () => {
   await using world = await makeWorld();
   await installed(world);
-  const keys = ["/a", "/a/", "/a/1", "/a/10", "/a/2", "/a/\\x00", "/a/é", "/a/\u{10ffff}z", "/a0", "/a_", "/b/1", "/%"];
+  const keys = [
+    "/a",
+    "/a/",
+    "/a/1",
+    "/a/10",
+    "/a/2",
+    "/a/\\x00",
+    "/a/é",
+    "/a/\u{10ffff}z",
+    "/a0",
+    "/a_",
+    "/b/1",
+    "/%",
+  ];
   for (const key of keys) await mirrored(world, key, "");
-  const list = async (prefix: string) => (await world.sql("select key from etcd_list($1)", [prefix])).map(({ key }) => key);
+  const list = async (prefix: string) =>
+    (await world.sql("select key from etcd_list($1)", [prefix])).map(({ key }) => key);
   assert.deepEqual(await list("/a/"), ["/a/", "/a/1", "/a/10", "/a/2", "/a/\\x00", "/a/é", "/a/\u{10ffff}z"]);
   assert.deepEqual(await list("/a/1"), ["/a/1", "/a/10"]);
   assert.deepEqual(await list("/a_"), ["/a_"]);
@@ -188,31 +221,40 @@ Deno.test("etcd_list() finds the longest key of all", strict, async () => {
   }
 });
 
-Deno.test("etcd_list(), etcd_get() and etcd_get_all() read what they return, not the table", strict, async () => {
-  await using world = await makeWorld();
-  await installed(world);
-  await world.sql(
-    `insert into etcd_kv (key, value, revision, create_revision, version, lease, timeline)
+Deno.test(
+  "etcd_list(), etcd_get() and etcd_get_all() read what they return, not the table",
+  strict,
+  async () => {
+    await using world = await makeWorld();
+    await installed(world);
+    await world.sql(
+      `insert into etcd_kv (key, value, revision, create_revision, version, lease, timeline)
      select '/p/' || lpad(n::text, 6, '0'), repeat('x', 500), n, n, 1, 0, 1 from generate_series(1, 50000) n`,
-  );
-  await world.sql(
-    `insert into etcd_archive (timeline, key, revision, until_revision, tombstone, value, create_revision, version, lease)
+    );
+    await world.sql(
+      `insert into etcd_archive (timeline, key, revision, until_revision, tombstone, value, create_revision, version, lease)
      select 1, key, 0, revision, false, '', 0, 1, 0 from etcd_kv`,
-  );
-  await world.sql("analyze etcd_kv, etcd_archive");
-  for (const call of ["etcd_list('/p/0123')", "etcd_get('/p/012345')", "etcd_get_all('/p/012345')"]) {
-    const plan = await world.sql(`explain (analyze, buffers, format json) select * from ${call}`);
-    const { "Shared Hit Blocks": hit, "Shared Read Blocks": read } = plan[0]["QUERY PLAN"][0].Plan;
-    assert.equal(hit + read < 300, true, `${call} touched ${hit + read} pages`);
-  }
-});
+    );
+    await world.sql("analyze etcd_kv, etcd_archive");
+    for (const call of ["etcd_list('/p/0123')", "etcd_get('/p/012345')", "etcd_get_all('/p/012345')"]) {
+      const plan = await world.sql(`explain (analyze, buffers, format json) select * from ${call}`);
+      const { "Shared Hit Blocks": hit, "Shared Read Blocks": read } = plan[0]["QUERY PLAN"][0].Plan;
+      assert.equal(hit + read < 300, true, `${call} touched ${hit + read} pages`);
+    }
+  },
+);
 
 Deno.test("etcd_get_all() returns what was seen of a key, oldest first, over timelines", strict, async () => {
   await using world = await makeHistory();
   await archived(world, "/a", [[5, "other", null]], 2);
   await setGate(world, "timeline = 2");
   const all = async (...args: unknown[]) =>
-    (await world.sql(`select timeline, revision, value, tombstone, until_revision from etcd_get_all(${args.map((_, i) => `$${i + 1}`)})`, args))
+    (await world.sql(
+      `select timeline, revision, value, tombstone, until_revision from etcd_get_all(${
+        args.map((_, i) => `$${i + 1}`)
+      })`,
+      args,
+    ))
       .map(Object.values);
   assert.deepEqual(await all("/a"), [
     [1, 10, "1", false, 20],

@@ -14,28 +14,34 @@ async function makeLost(status = "conflict"): Promise<World> {
     [status],
   );
   await world.sql("delete from etcd_wal_tx");
-  await world.sql("insert into etcd_wal (id, key, value) values (100, '/other', 'x')");
+  await world.sql("select setval('etcd_wal_id_seq', 99); select etcd_set('/other', 'x')");
   await world.sql("update etcd_kv set revision = 12, value = 'theirs'");
   return world;
 }
 
 for (const status of ["conflict", "failed"]) {
-  Deno.test(`etcd_retry() queues the whole transaction of a ${status} row again, on today's revisions`, strict, async () => {
-    await using world = await makeLost(status);
-    await transaction(world, async () => {
-      assert.deepEqual(await world.sql("select etcd_retry(2) as rows"), [{ rows: 3 }]);
-      const [{ retrying }] = await world.sql("select bool_and(txid = pg_current_xact_id() and ts = now()) as retrying from etcd_wal where id <= 3");
-      assert.equal(retrying, true);
-    });
-    const fresh = { status: "pending", retry_count: 1, settled: 0, timeline: 1 };
-    const columns = `id, key, revision, seen_revision, status, retry_count, timeline,
+  Deno.test(
+    `etcd_retry() queues the whole transaction of a ${status} row again, on today's revisions`,
+    strict,
+    async () => {
+      await using world = await makeLost(status);
+      await transaction(world, async () => {
+        assert.deepEqual(await world.sql("select etcd_retry(2) as rows"), [{ rows: 3 }]);
+        const [{ retrying }] = await world.sql(
+          "select bool_and(txid = pg_current_xact_id() and ts = now()) as retrying from etcd_wal where id <= 3",
+        );
+        assert.equal(retrying, true);
+      });
+      const fresh = { status: "pending", retry_count: 1, settled: 0, timeline: 1 };
+      const columns = `id, key, revision, seen_revision, status, retry_count, timeline,
       num_nonnulls(expected_revision, result_revision, error_message, batch_id, settled_at) as settled`;
-    assert.deepEqual((await wal(world, columns)).slice(0, 3), [
-      { ...fresh, id: 1, key: "/a", revision: 12, seen_revision: 12 },
-      { ...fresh, id: 2, key: "/b", revision: 0, seen_revision: 0 },
-      { ...fresh, id: 3, key: "/c", revision: 0, seen_revision: 0 },
-    ]);
-  });
+      assert.deepEqual((await wal(world, columns)).slice(0, 3), [
+        { ...fresh, id: 1, key: "/a", revision: 12, seen_revision: 12 },
+        { ...fresh, id: 2, key: "/b", revision: 0, seen_revision: 0 },
+        { ...fresh, id: 3, key: "/c", revision: 0, seen_revision: 0 },
+      ]);
+    },
+  );
 }
 
 Deno.test("a retried transaction goes after those that wait", strict, async () => {
@@ -46,12 +52,19 @@ Deno.test("a retried transaction goes after those that wait", strict, async () =
 });
 
 Deno.test("what the retrying transaction writes itself goes with it", strict, async () => {
-  for (const order of [["select etcd_retry(1)", "select etcd_set('/d', 'x')"], ["select etcd_set('/d', 'x')", "select etcd_retry(1)"]]) {
+  for (
+    const order of [["select etcd_retry(1)", "select etcd_set('/d', 'x')"], [
+      "select etcd_set('/d', 'x')",
+      "select etcd_retry(1)",
+    ]]
+  ) {
     await using world = await makeLost();
     await transaction(world, async () => {
       for (const statement of order) await world.sql(statement);
     });
-    const [header] = await world.sql("select t.first_id, t.seq, max(w.id) as last_id, count(*) from etcd_wal_tx t join etcd_wal w using (txid, ts) group by t.seq having count(*) > 1");
+    const [header] = await world.sql(
+      "select t.first_id, t.seq, max(w.id) as last_id, count(*) from etcd_wal_tx t join etcd_wal w using (txid, ts) group by t.seq having count(*) > 1",
+    );
     assert.deepEqual({ first_id: header.first_id, count: header.count, after: header.seq > header.last_id }, {
       first_id: 1,
       count: 4,
@@ -64,27 +77,42 @@ Deno.test("two transactions retried in one go in one", strict, async () => {
   await using world = await makeLost();
   await world.sql("update etcd_wal set status = 'failed' where id = 100; delete from etcd_wal_tx");
   await world.sql("begin; select etcd_retry(100); select etcd_retry(3); commit");
-  assert.deepEqual(await world.sql("select first_id, seq > 3 as after from etcd_wal_tx"), [{ first_id: 1, after: true }]);
+  assert.deepEqual(await world.sql("select first_id, seq > 3 as after from etcd_wal_tx"), [{
+    first_id: 1,
+    after: true,
+  }]);
   assert.equal((await world.sql("select id from etcd_drain_claim(127, 1500000, 127)")).length, 4);
 });
 
-Deno.test("etcd_retry() of a key that the retrying transaction has written already is refused", strict, async () => {
-  await using world = await makeLost();
-  const both = transaction(world, async () => {
-    await world.sql("select etcd_set('/b', 'x')");
-    await world.sql("select etcd_retry(1)");
-  });
-  await refused(both, "ZE007", /^Cannot retry write 1: this transaction has written one of its keys already$/);
-});
-
-Deno.test("etcd_retry() and etcd_discard() leave alone the rows of the transaction that arrived", strict, async () => {
-  for (const call of ["etcd_retry", "etcd_discard"]) {
+Deno.test(
+  "etcd_retry() of a key that the retrying transaction has written already is refused",
+  strict,
+  async () => {
     await using world = await makeLost();
-    await world.sql("update etcd_wal set status = 'success' where id = 1");
-    assert.deepEqual(await world.sql(`select ${call}(2) as rows`), [{ rows: 2 }]);
-    assert.deepEqual(await world.sql("select status from etcd_wal where id = 1"), [{ status: "success" }]);
-  }
-});
+    const both = transaction(world, async () => {
+      await world.sql("select etcd_set('/b', 'x')");
+      await world.sql("select etcd_retry(1)");
+    });
+    await refused(
+      both,
+      "ZE007",
+      /^Cannot retry write 1: this transaction has written one of its keys already$/,
+    );
+  },
+);
+
+Deno.test(
+  "etcd_retry() and etcd_discard() leave alone the rows of the transaction that arrived",
+  strict,
+  async () => {
+    for (const call of ["etcd_retry", "etcd_discard"]) {
+      await using world = await makeLost();
+      await world.sql("update etcd_wal set status = 'success' where id = 1");
+      assert.deepEqual(await world.sql(`select ${call}(2) as rows`), [{ rows: 2 }]);
+      assert.deepEqual(await world.sql("select status from etcd_wal where id = 1"), [{ status: "success" }]);
+    }
+  },
+);
 
 Deno.test("etcd_discard() gives the whole transaction up, and an event says who did", strict, async () => {
   await using world = await makeLost();
@@ -97,7 +125,11 @@ Deno.test("etcd_discard() gives the whole transaction up, and an event says who 
 for (const call of ["etcd_retry", "etcd_discard"]) {
   Deno.test(`${call}() refuses a row that is not lost, or not there`, strict, async () => {
     await using world = await makeLost();
-    await refused(world.sql(`select ${call}(100)`), "ZE007", /^Cannot retry or discard write 100: it is pending, wanted is conflict or failed$/);
+    await refused(
+      world.sql(`select ${call}(100)`),
+      "ZE007",
+      /^Cannot retry or discard write 100: it is pending, wanted is conflict or failed$/,
+    );
     await world.sql("update etcd_wal set status = 'success' where id = 100");
     await refused(world.sql(`select ${call}(100)`), "ZE007", /: it is success, wanted/);
     await refused(world.sql(`select ${call}(99)`), "ZE007", /: it is not there, wanted/);
@@ -118,5 +150,8 @@ Deno.test("etcd_retry() is refused where the stream has become one-way", strict,
   await using world = await makeLost();
   await setGate(world, "one_way = true");
   await refused(world.sql("select etcd_retry(1)"), "ZE004", /this stream is one-way/);
-  assert.deepEqual(await wal(world, "status"), [..."123"].map(() => ({ status: "conflict" })).concat({ status: "pending" }));
+  assert.deepEqual(
+    await wal(world, "status"),
+    [..."123"].map(() => ({ status: "conflict" })).concat({ status: "pending" }),
+  );
 });

@@ -105,8 +105,12 @@ Deno.test("UPDATE stands on OLD.revision, though the mirror has moved since", st
   await using world = await makeMirror();
   await using other = world.session();
   await other.sql("select pg_advisory_lock(1)");
-  const update = world.sql("update etcd set value = 'mine' from (select pg_advisory_xact_lock(1)) gate where key = '/a'");
-  await eventually(async () => (await other.sql("select 1 from pg_locks where locktype = 'advisory' and not granted")).length);
+  const update = world.sql(
+    "update etcd set value = 'mine' from (select pg_advisory_xact_lock(1)) gate where key = '/a'",
+  );
+  await eventually(async () =>
+    (await other.sql("select 1 from pg_locks where locktype = 'advisory' and not granted")).length
+  );
   await other.sql("update etcd_kv set revision = 12, value = 'theirs' where key = '/a'");
   await other.sql("select pg_advisory_unlock(1)");
   await update;

@@ -10,35 +10,53 @@ async function makeWrite(): Promise<{ world: World; id: number } & AsyncDisposab
   return { world, id, [Symbol.asyncDispose]: () => world[Symbol.asyncDispose]() };
 }
 
-async function checkpoint(world: World, revision: number, { state = "streaming", timeline = 1 } = {}): Promise<void> {
-  await world.sql("update etcd_sync_state set state = $1, revision = $2, timeline = $3", [state, revision, timeline]);
+async function checkpoint(
+  world: World,
+  revision: number,
+  { state = "streaming", timeline = 1 } = {},
+): Promise<void> {
+  await world.sql("update etcd_sync_state set state = $1, revision = $2, timeline = $3", [
+    state,
+    revision,
+    timeline,
+  ]);
 }
 
 async function settle(world: World, id: number, status: string, revision: number | null): Promise<void> {
-  await world.sql("update etcd_wal set status = $2, result_revision = $3 where id = $1", [id, status, revision]);
+  await world.sql("update etcd_wal set status = $2, result_revision = $3 where id = $1", [
+    id,
+    status,
+    revision,
+  ]);
 }
 
 /** Whether the session waits on nothing but time. */
 async function sleeps(world: World): Promise<boolean> {
-  const rows = await world.sql("select 1 from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'");
+  const rows = await world.sql(
+    "select 1 from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'",
+  );
   return rows.length > 0;
 }
 
-Deno.test("etcd_wait() returns the row once it is settled and the mirror has reached it", strict, async () => {
-  await using write = await makeWrite();
-  const { world, id } = write;
-  const other = world.session();
-  let row: Row | undefined;
-  const waiting = other.sql("select * from etcd_wait($1)", [id]).then((rows) => row = rows[0]);
-  await eventually(() => sleeps(world));
-  await settle(world, id, "success", 12);
-  await checkpoint(world, 11);
-  await eventually(() => sleeps(world));
-  assert.equal(row, undefined);
-  await checkpoint(world, 12, { state: "draining" });
-  await waiting;
-  assert.deepEqual([row?.id, row?.key, row?.status, row?.result_revision], [id, "/a", "success", 12]);
-});
+Deno.test(
+  "etcd_wait() returns the row once it is settled and the mirror has reached it",
+  strict,
+  async () => {
+    await using write = await makeWrite();
+    const { world, id } = write;
+    const other = world.session();
+    let row: Row | undefined;
+    const waiting = other.sql("select * from etcd_wait($1)", [id]).then((rows) => row = rows[0]);
+    await eventually(() => sleeps(world));
+    await settle(world, id, "success", 12);
+    await checkpoint(world, 11);
+    await eventually(() => sleeps(world));
+    assert.equal(row, undefined);
+    await checkpoint(world, 12, { state: "draining" });
+    await waiting;
+    assert.deepEqual([row?.id, row?.key, row?.status, row?.result_revision], [id, "/a", "success", 12]);
+  },
+);
 
 for (const status of ["conflict", "failed"]) {
   Deno.test(`etcd_wait() returns a row that is lost (${status}) at once`, strict, async () => {
@@ -56,7 +74,11 @@ Deno.test("etcd_wait() does not take a scan's position for a checkpoint", strict
   await settle(world, id, "success", 12);
   for (const state of ["bootstrap", "compaction-resync"]) {
     await checkpoint(world, 100, { state });
-    await refused(world.sql("select etcd_wait($1, '50 ms')", [id]), "ZE009", /^Write \d+ was not settled and mirrored within 00:00:00.05: it is success$/);
+    await refused(
+      world.sql("select etcd_wait($1, '50 ms')", [id]),
+      "ZE009",
+      /^Write \d+ was not settled and mirrored within 00:00:00.05: it is success$/,
+    );
   }
 });
 
@@ -91,7 +113,11 @@ for (const level of ["repeatable read", "serializable"]) {
     await using write = await makeWrite();
     const { world, id } = write;
     await world.sql(`begin isolation level ${level}`);
-    await refused(world.sql("select etcd_wait($1)", [id]), "ZE010", /^Cannot wait for write \d+: a .* transaction does not see it settle, READ COMMITTED does$/);
+    await refused(
+      world.sql("select etcd_wait($1)", [id]),
+      "ZE010",
+      /^Cannot wait for write \d+: a .* transaction does not see it settle, READ COMMITTED does$/,
+    );
     await world.sql("rollback");
   });
 }
@@ -99,6 +125,10 @@ for (const level of ["repeatable read", "serializable"]) {
 Deno.test("etcd_wait() raises for an id that is not there", strict, async () => {
   await using write = await makeWrite();
   const { world } = write;
-  await refused(world.sql("select etcd_wait(4711)"), "ZE010", /^Cannot wait for write 4711: there is no such row in etcd_wal$/);
+  await refused(
+    world.sql("select etcd_wait(4711)"),
+    "ZE010",
+    /^Cannot wait for write 4711: there is no such row in etcd_wal$/,
+  );
   await refused(world.sql("select etcd_wait(null)"), "ZE010");
 });

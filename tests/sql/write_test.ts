@@ -21,23 +21,40 @@ Deno.test("etcd_set() returns the WAL id, and stands on what the mirror has", st
   await using world = await makeMirror();
   const [{ present }] = await world.sql("select etcd_set('/a', 'two') as present");
   const [{ absent }] = await world.sql("select etcd_set('/b', 'new') as absent");
-  assert.deepEqual(await wal(world, "id, key, value, tombstone, keep_lease, timeline, revision, seen_revision, strict, status"), [
-    { id: present, key: "/a", value: "two", revision: 10, seen_revision: 10 },
-    { id: absent, key: "/b", value: "new", revision: 0, seen_revision: 0 },
-  ].map((row) => ({ ...row, tombstone: false, keep_lease: false, timeline: 1, strict: false, status: "pending" })));
+  assert.deepEqual(
+    await wal(
+      world,
+      "id, key, value, tombstone, keep_lease, timeline, revision, seen_revision, strict, status",
+    ),
+    [
+      { id: present, key: "/a", value: "two", revision: 10, seen_revision: 10 },
+      { id: absent, key: "/b", value: "new", revision: 0, seen_revision: 0 },
+    ].map((row) => ({
+      ...row,
+      tombstone: false,
+      keep_lease: false,
+      timeline: 1,
+      strict: false,
+      status: "pending",
+    })),
+  );
 });
 
-Deno.test("a row begins with its transaction's id and start, and nothing of a settlement", strict, async () => {
-  await using world = await makeMirror();
-  await transaction(world, async () => {
-    await world.sql("select etcd_set('/a', '1')");
-    const [row] = await world.sql(
-      `select txid = pg_current_xact_id() and ts = now() as mine, retry_count, num_nonnulls(expected_revision,
+Deno.test(
+  "a row begins with its transaction's id and start, and nothing of a settlement",
+  strict,
+  async () => {
+    await using world = await makeMirror();
+    await transaction(world, async () => {
+      await world.sql("select etcd_set('/a', '1')");
+      const [row] = await world.sql(
+        `select txid = pg_current_xact_id() and ts = now() as mine, retry_count, num_nonnulls(expected_revision,
          result_revision, error_message, batch_id, settled_at) as settled from etcd_wal`,
-    );
-    assert.deepEqual(row, { mine: true, retry_count: 0, settled: 0 });
-  });
-});
+      );
+      assert.deepEqual(row, { mine: true, retry_count: 0, settled: 0 });
+    });
+  },
+);
 
 Deno.test("etcd_set() takes bytes", strict, async () => {
   await using world = await makeMirror();
@@ -52,7 +69,11 @@ Deno.test("etcd_set() takes bytes", strict, async () => {
 Deno.test("etcd_set() of null is refused, since that is not a delete", strict, async () => {
   await using world = await makeMirror();
   for (const call of ["etcd_set('/a', null)", "etcd_set('/a', null::bytea)"]) {
-    await refused(world.sql(`select ${call}`), "ZE003", /^Cannot write key '\/a': exactly one of value and value_bytes/);
+    await refused(
+      world.sql(`select ${call}`),
+      "ZE003",
+      /^Cannot write key '\/a': exactly one of value and value_bytes/,
+    );
   }
 });
 
@@ -67,7 +88,9 @@ Deno.test("etcd_delete() queues a tombstone, also of a key that the mirror lacks
 
 Deno.test("with a revision it is compare-and-set on exactly that", strict, async () => {
   await using world = await makeMirror();
-  await world.sql("select etcd_set('/a', 'x', 10), etcd_set('/b', 'x', 0), etcd_set('/c', '\\x00'::bytea, 7), etcd_delete('/d', 8)");
+  await world.sql(
+    "select etcd_set('/a', 'x', 10), etcd_set('/b', 'x', 0), etcd_set('/c', '\\x00'::bytea, 7), etcd_delete('/d', 8)",
+  );
   assert.deepEqual(await wal(world, "key, revision, strict"), [
     { key: "/a", revision: 10, strict: true },
     { key: "/b", revision: 0, strict: true },
@@ -76,23 +99,27 @@ Deno.test("with a revision it is compare-and-set on exactly that", strict, async
   ]);
 });
 
-Deno.test("a second write of a key replaces the pending first, and keeps its id and base", strict, async () => {
-  await using world = await makeMirror();
-  await using other = world.session();
-  await transaction(world, async () => {
-    const [{ id }] = await world.sql("select etcd_set('/a', 'first') as id");
-    await other.sql("update etcd_kv set revision = 12 where key = '/a'");
-    assert.deepEqual(await world.sql("select etcd_set('/a', '\\x02'::bytea) as id"), [{ id }]);
-    assert.deepEqual(await wal(world, "id, value, value_bytes, tombstone, revision, seen_revision"), [
-      { id, value: null, value_bytes: Buffer.of(2), tombstone: false, revision: 10, seen_revision: 10 },
-    ]);
-    assert.deepEqual(await world.sql("select etcd_delete('/a') as id"), [{ id }]);
-    assert.deepEqual(await wal(world, "id, value, value_bytes, tombstone, revision, seen_revision"), [
-      { id, value: null, value_bytes: null, tombstone: true, revision: 10, seen_revision: 10 },
-    ]);
-  });
-  assert.deepEqual(await header(world).then(({ moved }) => moved), false);
-});
+Deno.test(
+  "a second write of a key replaces the pending first, and keeps its id and base",
+  strict,
+  async () => {
+    await using world = await makeMirror();
+    await using other = world.session();
+    await transaction(world, async () => {
+      const [{ id }] = await world.sql("select etcd_set('/a', 'first') as id");
+      await other.sql("update etcd_kv set revision = 12 where key = '/a'");
+      assert.deepEqual(await world.sql("select etcd_set('/a', '\\x02'::bytea) as id"), [{ id }]);
+      assert.deepEqual(await wal(world, "id, value, value_bytes, tombstone, revision, seen_revision"), [
+        { id, value: null, value_bytes: Buffer.of(2), tombstone: false, revision: 10, seen_revision: 10 },
+      ]);
+      assert.deepEqual(await world.sql("select etcd_delete('/a') as id"), [{ id }]);
+      assert.deepEqual(await wal(world, "id, value, value_bytes, tombstone, revision, seen_revision"), [
+        { id, value: null, value_bytes: null, tombstone: true, revision: 10, seen_revision: 10 },
+      ]);
+    });
+    assert.deepEqual(await header(world).then(({ moved }) => moved), false);
+  },
+);
 
 Deno.test("a row is strict if either write was", strict, async () => {
   await using world = await makeMirror();
@@ -105,7 +132,7 @@ Deno.test("a row is strict if either write was", strict, async () => {
   ];
   for (const [first, second, strict] of cases) {
     await world.sql(`begin; select ${first}; select ${second}; commit`);
-    const [row] = await world.sql("select revision, \"strict\" from etcd_wal order by id desc limit 1");
+    const [row] = await world.sql('select revision, "strict" from etcd_wal order by id desc limit 1');
     assert.deepEqual(row, { revision: 10, strict }, `${first}, ${second}`);
   }
 });
@@ -116,26 +143,34 @@ Deno.test("compare-and-set on another revision than the pending write's is an er
     await world.sql("select etcd_set('/a', '1')");
     await world.sql("select etcd_set('/a', '2', 9)");
   });
-  await refused(both, "ZE007", /^Cannot write key '\/a': its earlier write in this transaction is settled, or compares with another/);
+  await refused(
+    both,
+    "ZE007",
+    /^Cannot write key '\/a': its earlier write in this transaction is settled, or compares with another/,
+  );
 });
 
 for (const status of ["success", "conflict", "failed"]) {
-  Deno.test(`replacing a row that is settled (${status}) is an error, never a silent success`, strict, async () => {
-    await using world = await makeMirror();
-    const replacing = [
-      "select etcd_set('/b', '2')",
-      "select etcd_delete('/b')",
-      "insert into etcd_wal (key, value) values ('/b', '2')",
-    ];
-    for (const statement of replacing) {
-      const both = transaction(world, async () => {
-        await world.sql("select etcd_set('/b', '1')");
-        await world.sql(`update etcd_wal set status = '${status}'`);
-        await world.sql(statement);
-      });
-      await refused(both, "ZE007");
-    }
-  });
+  Deno.test(
+    `replacing a row that is settled (${status}) is an error, never a silent success`,
+    strict,
+    async () => {
+      await using world = await makeMirror();
+      const replacing = [
+        "select etcd_set('/b', '2')",
+        "select etcd_delete('/b')",
+        "insert into etcd_wal (key, value) values ('/b', '2')",
+      ];
+      for (const statement of replacing) {
+        const both = transaction(world, async () => {
+          await world.sql("select etcd_set('/b', '1')");
+          await world.sql(`update etcd_wal set status = '${status}'`);
+          await world.sql(statement);
+        });
+        await refused(both, "ZE007");
+      }
+    },
+  );
 }
 
 Deno.test("two transactions that write one key are two rows", strict, async () => {
@@ -165,10 +200,13 @@ Deno.test("a txid that comes again, after a dump and restore, is another transac
     { key: "/a", value: "new" },
     { key: "/b", value: "new" },
   ]);
-  assert.deepEqual(await world.sql("select first_id, seq > first_id as moved from etcd_wal_tx order by seq"), [
-    { first_id: 1, moved: false },
-    { first_id: 2, moved: true },
-  ]);
+  assert.deepEqual(
+    await world.sql("select first_id, seq > first_id as moved from etcd_wal_tx order by seq"),
+    [
+      { first_id: 1, moved: false },
+      { first_id: 2, moved: true },
+    ],
+  );
 });
 
 Deno.test("what a savepoint takes back is gone, and the write before it stands again", strict, async () => {
@@ -187,17 +225,21 @@ Deno.test("what a savepoint takes back is gone, and the write before it stands a
   ]);
 });
 
-Deno.test("a transaction whose first write a savepoint took back has the header of its next", strict, async () => {
-  await using world = await makeMirror();
-  await transaction(world, async () => {
-    await world.sql("savepoint s");
-    await world.sql("select etcd_set('/gone', '')");
-    await world.sql("rollback to s");
-    await world.sql("select etcd_set('/kept', '')");
-  });
-  const [{ id }] = await wal(world, "id");
-  assert.deepEqual(await header(world), { seq: id, first_id: id, moved: false });
-});
+Deno.test(
+  "a transaction whose first write a savepoint took back has the header of its next",
+  strict,
+  async () => {
+    await using world = await makeMirror();
+    await transaction(world, async () => {
+      await world.sql("savepoint s");
+      await world.sql("select etcd_set('/gone', '')");
+      await world.sql("rollback to s");
+      await world.sql("select etcd_set('/kept', '')");
+    });
+    const [{ id }] = await wal(world, "id");
+    assert.deepEqual(await header(world), { seq: id, first_id: id, moved: false });
+  },
+);
 
 Deno.test("an exception block of plpgsql takes back what was written in it", strict, async () => {
   await using world = await makeMirror();
@@ -212,7 +254,10 @@ Deno.test("an exception block of plpgsql takes back what was written in it", str
        perform etcd_set('/b', 'kept');
      end $$`,
   );
-  assert.deepEqual(await wal(world, "key, value"), [{ key: "/a", value: "kept" }, { key: "/b", value: "kept" }]);
+  assert.deepEqual(await wal(world, "key, value"), [{ key: "/a", value: "kept" }, {
+    key: "/b",
+    value: "kept",
+  }]);
 });
 
 Deno.test("a transaction that rolls back leaves nothing", strict, async () => {
@@ -229,20 +274,24 @@ Deno.test("many writes by one statement are one transaction", strict, async () =
   assert.deepEqual({ first_id, last: seq > 500 }, { first_id: 1, last: true });
 });
 
-Deno.test("writing works in REPEATABLE READ and SERIALIZABLE, on what that snapshot saw", strict, async () => {
-  await using world = await makeMirror();
-  await using other = world.session();
-  for (const level of ["repeatable read", "serializable"]) {
-    await world.sql(`begin isolation level ${level}`);
-    const [{ revision }] = await world.sql("select revision from etcd where key = '/a'");
-    await other.sql("update etcd_kv set revision = revision + 1");
-    await world.sql("select etcd_set('/a', 'x')");
-    await world.sql("update etcd set value = 'y' where key = '/a'");
-    await world.sql("commit");
-    const [row] = await world.sql("select revision, seen_revision from etcd_wal order by id desc limit 1");
-    assert.deepEqual(row, { revision, seen_revision: revision });
-  }
-});
+Deno.test(
+  "writing works in REPEATABLE READ and SERIALIZABLE, on what that snapshot saw",
+  strict,
+  async () => {
+    await using world = await makeMirror();
+    await using other = world.session();
+    for (const level of ["repeatable read", "serializable"]) {
+      await world.sql(`begin isolation level ${level}`);
+      const [{ revision }] = await world.sql("select revision from etcd where key = '/a'");
+      await other.sql("update etcd_kv set revision = revision + 1");
+      await world.sql("select etcd_set('/a', 'x')");
+      await world.sql("update etcd set value = 'y' where key = '/a'");
+      await world.sql("commit");
+      const [row] = await world.sql("select revision, seen_revision from etcd_wal order by id desc limit 1");
+      assert.deepEqual(row, { revision, seen_revision: revision });
+    }
+  },
+);
 
 Deno.test("an absent key's seen_revision is that of its newest event, or the gate's", strict, async () => {
   await using world = await makeMirror();
@@ -263,13 +312,17 @@ Deno.test("an absent key's seen_revision is that of its newest event, or the gat
   ]);
 });
 
-Deno.test("a base that was given alone says what was seen, though the gate knows a newer checkpoint", strict, async () => {
-  await using world = await makeMirror();
-  await setGate(world, "seen_revision = 20");
-  await world.sql("update etcd set value = 'x' where key = '/a'");
-  await world.sql("delete from etcd where key = '/a'");
-  assert.deepEqual(await wal(world, "seen_revision"), [{ seen_revision: 10 }, { seen_revision: 10 }]);
-});
+Deno.test(
+  "a base that was given alone says what was seen, though the gate knows a newer checkpoint",
+  strict,
+  async () => {
+    await using world = await makeMirror();
+    await setGate(world, "seen_revision = 20");
+    await world.sql("update etcd set value = 'x' where key = '/a'");
+    await world.sql("delete from etcd where key = '/a'");
+    assert.deepEqual(await wal(world, "seen_revision"), [{ seen_revision: 10 }, { seen_revision: 10 }]);
+  },
+);
 
 Deno.test("a row carries the timeline of the revision that it stands on", strict, async () => {
   await using world = await makeMirror();

@@ -27,7 +27,10 @@ export class Session implements AsyncDisposable {
   }
 
   async #connect(): Promise<pg.Client> {
-    const client = new pg.Client({ connectionString: this.dsn, types: { getTypeParser } });
+    const client = new pg.Client({
+      connectionString: this.dsn,
+      types: { getTypeParser } as pg.CustomTypesConfig,
+    });
     const lost = () => {
       if (this.#client === client) this.#client = undefined;
     };
@@ -43,7 +46,7 @@ const int8Array = 1016;
 
 function getTypeParser(oid: number, format: string) {
   if (oid === int8) return exactNumber;
-  const parser = pg.types.getTypeParser(oid, format);
+  const parser = pg.types.getTypeParser(oid, format as "text");
   return oid === int8Array ? (text: string) => parser(text).map(mapNumber) : parser;
 }
 

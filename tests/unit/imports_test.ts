@@ -54,8 +54,16 @@ const walls: { why: string; from: (path: string) => boolean; to: (path: string) 
     to: within("lib/flow/", "lib/run.ts", "lib/start.ts", "lib/stream.ts", "lib/config.ts"),
   },
   { why: "a flow does not know another flow", from: within("lib/flow/"), to: within("lib/flow/") },
-  { why: "a flow does not know who runs it", from: within("lib/flow/"), to: within("lib/run.ts", "lib/start.ts") },
-  { why: "the loop does not know how the program was started", from: within("lib/run.ts"), to: within("lib/start.ts") },
+  {
+    why: "a flow does not know who runs it",
+    from: within("lib/flow/"),
+    to: within("lib/run.ts", "lib/start.ts"),
+  },
+  {
+    why: "the loop does not know how the program was started",
+    from: within("lib/run.ts"),
+    to: within("lib/start.ts"),
+  },
   {
     why: "the machine is a table",
     from: within("lib/machine.ts"),

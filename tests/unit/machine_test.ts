@@ -62,9 +62,16 @@ Deno.test("readers can use the mirror where no scan runs", strict, () => {
 });
 
 Deno.test("the diagram has an arrow for each transition", strict, () => {
-  const arrows = diagram().split("\n").slice(2).flatMap((line) => {
-    const [, from, to, outcomes] = /^ {2}(\S+) --> (\S+): (.*)$/.exec(line)!;
-    return outcomes.split(", ").map((outcome) => `${from} ${outcome} ${to}`);
+  const lines = diagram().split("\n");
+  const names = new Map(lines.flatMap((line) => {
+    const [, name, id] = /^ {2}state "(.*)" as (\S+)$/.exec(line) ?? [];
+    return id ? [[id, name] as const] : [];
+  }));
+  const arrows = lines.flatMap((line) => {
+    const [, from, to, outcomes] = /^ {2}(\w+) --> (\w+): (.*)$/.exec(line) ?? [];
+    return (outcomes?.split(", ") ?? []).map((outcome) =>
+      `${names.get(from) ?? from} ${outcome} ${names.get(to) ?? to}`
+    );
   });
   assert.deepEqual(arrows.sort(), wanted.map((cell) => cell.join(" ")).sort());
 });

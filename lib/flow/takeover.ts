@@ -1,0 +1,201 @@
+/**
+ * A new leader and the batch in flight: what the last leader, or this one before it lost an answer, left in etcd.
+ *
+ *   PostgreSQL   epoch+1 committed ─────────────────────────────► batch in flight settled
+ *   etcd                            marker bumped by compare-and-set
+ *
+ * In this order. The epoch first (lib/flow/lead.ts): from its commit on the old leader commits nothing. Then the bump: from
+ * it on a Txn of the old leader, even one that is still on its way, fails on the marker. Only then is what the marker said
+ * before the bump final. Reading the marker without the bump is not enough: the request can arrive after the read.
+ *
+ * The bump copies the batch that it found, so a crash between bump and settlement leaves the next leader the same question.
+ */
+import { digest, type Marker, OwnWrites, type Resolution, resolve } from "../core/txn.ts";
+import { LostPlace, sentence } from "../errors.ts";
+import { EtcdError } from "../etcd/client.ts";
+import { isLostAnswer } from "../etcd/kv.ts";
+import { bumpMarker, markerHistory, readOwnMarker, type StoredMarker, walkBack } from "../etcd/marker.ts";
+import { Backoff } from "../lifecycle.ts";
+import type { Session } from "../postgres/client.ts";
+import { type Place, raiseEpoch, type StreamRow, writeEvent } from "../postgres/state.ts";
+import { pendingRows, settleDoubtful, settleInFlight, settleRecovered } from "../postgres/wal.ts";
+import { type Leadership, markerKey, type Stream } from "../stream.ts";
+
+/**
+ * Bumps the marker and settles the batch in flight; from here on this leader may write to etcd. While etcd takes no writes
+ * (no space, no rights) it tries on, and the mirror runs. false: `signal` aborted.
+ */
+export async function takeOver(
+  stream: Stream,
+  leadership: Leadership,
+  signal: AbortSignal,
+): Promise<boolean> {
+  const backoff = new Backoff();
+  while (!signal.aborted) {
+    try {
+      await resolveBatch(stream, leadership);
+      return true;
+    } catch (error) {
+      if (!(error instanceof EtcdError)) throw error;
+      if (backoff.attempts === 0) {
+        stream.log.warn(
+          { error: sentence(error) },
+          "etcd does not take the marker; the mirror runs, writes from SQL wait",
+        );
+      }
+      await backoff.pause(signal);
+    }
+  }
+  return false;
+}
+
+async function resolveBatch(stream: Stream, leadership: Leadership): Promise<void> {
+  const { drain: session, place, at: row, batch } = leadership;
+  const { before, revision } = await bump(stream, session, place, row);
+  const old = before?.marker;
+  const resolution = isGone(before, row)
+    ? await markerGone(stream, session, row)
+    : resolve(row, old && { ...old, modRevision: before!.modRevision });
+  if (resolution.kind === "commits-lost") await recoverCommits(stream, session, row, before!);
+  const next = { batch: Math.max(row.batchId, old?.batch ?? 0), markerRevision: revision };
+  await settleInFlight(session, place, row.batchId, resolution.kind === "applied" ? resolution : null, next);
+  if (resolution.kind !== "nothing") {
+    stream.log.info({ batch: row.batchId, outcome: resolution.kind }, "resolved the batch in flight");
+  }
+  Object.assign(row, { batchId: next.batch, markerRevision: revision, batchRows: [] });
+  Object.assign(batch, {
+    id: next.batch,
+    markerRevision: revision,
+    last: lastBatch(before, place),
+    own: new OwnWrites(revision),
+  });
+}
+
+/** The marker was deleted, and no batch of ours is known to have come after. */
+function isGone(before: StoredMarker | null, row: StreamRow): boolean {
+  return before === null
+    ? row.markerRevision > 0
+    : before.marker!.forgotten === true && before.modRevision > row.markerRevision;
+}
+
+/** The batch that a bump copies. */
+function lastBatch(before: StoredMarker | null, place: Place): Leadership["batch"]["last"] {
+  const old = before?.marker;
+  if (!old) return { batch: 0, batchHolder: place.holder, rows: [] };
+  return {
+    batch: old.batch,
+    batchHolder: old.batchHolder,
+    batchRevision: old.batchRevision ?? before.modRevision,
+    rows: old.rows,
+  };
+}
+
+/** Puts this leader's marker; returns what stood there before, which from now on is final. */
+async function bump(
+  stream: Stream,
+  session: Session,
+  place: Place,
+  row: StreamRow,
+): Promise<{ before: StoredMarker | null; revision: number }> {
+  const key = markerKey(stream.settings.name);
+  let before = await readOwnMarker(stream.kv, key, row.streamId);
+  for (;;) {
+    const old = before?.marker;
+    if (old && old.epoch >= place.epoch) {
+      // PostgreSQL lost commits, or another leader was quicker: the epoch in PostgreSQL decides which
+      await raiseEpoch(session, place, old.epoch + 1);
+      place.epoch = old.epoch + 1;
+    }
+    const marker: Marker = {
+      streamId: row.streamId,
+      epoch: place.epoch,
+      holder: place.holder,
+      ...lastBatch(before, place),
+      ...(isGone(before, row) && { forgotten: true }),
+    };
+    const put = await bumpMarker(stream.kv, key, before?.modRevision ?? 0, marker).catch((error) => {
+      if (isLostAnswer(error)) return null;
+      throw error;
+    });
+    if (put !== null) return { before, revision: put };
+    const found = await readOwnMarker(stream.kv, key, row.streamId);
+    // an answer was lost, and the bump is there
+    if (found?.marker?.holder === place.holder) return { before, revision: found.modRevision };
+    if (found?.marker && found.marker.epoch > place.epoch) {
+      throw new LostPlace(`epoch ${found.marker.epoch} has bumped the marker`);
+    }
+    before = found;
+  }
+}
+
+/** Somebody deleted the marker: its history, as far as etcd has it, tells what became of the batch in flight. */
+async function markerGone(stream: Stream, session: Session, row: StreamRow): Promise<Resolution> {
+  stream.log.warn(
+    { stream: stream.settings.name },
+    "the marker was deleted in etcd; resolving by its history",
+  );
+  await writeEvent(session, "marker-gone", row.timeline, { revision: row.revision });
+  if (row.batchRows.length === 0) return { kind: "nothing" };
+  const { puts, since } = await markerHistory(stream.kv, markerKey(stream.settings.name));
+  for (const { marker, modRevision } of puts) {
+    const resolution = marker && resolve(row, { ...marker, modRevision });
+    if (resolution?.kind === "applied") return resolution;
+  }
+  if (since > row.markerRevision) {
+    await settleDoubtful(
+      session,
+      row.batchId,
+      { ids: row.batchRows },
+      "It may have been applied: the marker's history is lost",
+    );
+  }
+  return { kind: "not-applied" };
+}
+
+/**
+ * PostgreSQL failed over to a replica that lagged: batches that etcd has are unknown here. Each row that the marker
+ * names, and that is as it was, is settled where it was applied. A pending row of the same key that came before it would
+ * now overwrite it, and becomes a conflict. Where compaction has cut the marker's history, any row may have been applied.
+ */
+async function recoverCommits(
+  stream: Stream,
+  session: Session,
+  row: StreamRow,
+  before: StoredMarker,
+): Promise<void> {
+  const known = (marker: Marker) =>
+    marker.batch < row.batchId || (marker.batch === row.batchId && marker.batchHolder === row.batchHolder);
+  const { batches, whole } = await walkBack(stream.kv, markerKey(stream.settings.name), before, known);
+  let recovered = 0;
+  await session.transaction(async () => {
+    for (const { marker, revision } of batches.toReversed()) {
+      const named = new Map(marker.rows.map(([id, expected, sum]) => [id, { expected, sum }]));
+      const pending = await pendingRows(session, [...named.keys()]);
+      const same = pending.filter((row) => digest(row) === named.get(Number(row.id))!.sum);
+      const ids = same.map((row) => Number(row.id));
+      await settleRecovered(session, marker.batch, revision, ids, ids.map((id) => named.get(id)!.expected));
+      await settleDoubtful(
+        session,
+        marker.batch,
+        { keys: same.map((row) => row.key), before: ids },
+        "A later write of this key was applied before PostgreSQL lost commits",
+      );
+      recovered += ids.length;
+    }
+    if (!whole) {
+      await settleDoubtful(
+        session,
+        row.batchId,
+        "all",
+        "It may have been applied: PostgreSQL lost commits, and the marker's history is compacted",
+      );
+    }
+    await writeEvent(session, "commits-lost", row.timeline, {
+      detail: { batches: batches.length, rows: recovered, whole },
+    });
+  });
+  stream.log.warn(
+    { batches: batches.length, rows: recovered, whole },
+    "PostgreSQL had lost commits; recovered them from the marker",
+  );
+}

@@ -1,0 +1,53 @@
+/** Opening the stream's watch: no event of it is applied before the history is known to be the one that was mirrored. */
+import { Follower } from "./etcd/follow.ts";
+import { checkHistory } from "./etcd/history.ts";
+import { isTooLarge } from "./etcd/kv.ts";
+import { isWhole } from "./machine.ts";
+import { type Leadership, markerKey, prefixRange, type Stream } from "./stream.ts";
+
+export type Opened =
+  | { kind: "opened"; follower: Follower; /** etcd's revisions ahead of `position`. */ behind: number }
+  | { kind: "history-replaced" | "history-lost" };
+
+/** Opens the watch right after `position`, then looks (linearizably) whether this is still the same history. */
+export async function openWatch(stream: Stream, leadership: Leadership, position: number): Promise<Opened> {
+  const { at, batch } = leadership;
+  await using opening = new AsyncDisposableStack();
+  const follower = opening.use(
+    await Follower.open(stream.watch, prefixRange(stream.settings.prefix), {
+      position,
+      clusterId: at.clusterId!,
+      carefulProgress: stream.server.carefulProgress,
+      fragment: stream.fragment,
+      freshTimeoutMs: stream.settings.freshTimeoutMs,
+    }),
+  );
+  const history = await checkHistory(stream.kv, {
+    clusterId: at.clusterId,
+    highWater: Math.max(at.revision, at.scanRevision),
+    position,
+    probe: isWhole(at.state) ? at.probe : null,
+    marker: { key: markerKey(stream.settings.name), revision: batch.markerRevision },
+  });
+  if (history.kind === "replaced") {
+    stream.log.warn({ because: history.because }, "the history of etcd was replaced");
+    return { kind: "history-replaced" };
+  }
+  if (history.positionCompacted && stream.server.loseAtCompactRevision) {
+    stream.log.warn({ position }, "etcd has compacted the checkpoint; this version could leave deletes out");
+    return { kind: "history-lost" };
+  }
+  opening.move();
+  return { kind: "opened", follower, behind: history.revision - position };
+}
+
+/** How a follower's end is dealt with: an outcome, or its error is thrown. */
+export function endOf(stream: Stream, follower: Follower): "history-lost" | "history-replaced" | null {
+  const { end } = follower;
+  if (end?.kind === "broken") {
+    if (isTooLarge(end.error)) stream.fragment = true;
+    throw end.error;
+  }
+  if (end) stream.log.warn({ ...end }, "the watch cannot go on");
+  return end?.kind ?? null;
+}

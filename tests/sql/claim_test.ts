@@ -1,0 +1,428 @@
+import assert from "node:assert/strict";
+import { claim, drainAll, lose, settle } from "../support/drain.ts";
+import { installed, refused, setGate, strict } from "../support/schema.ts";
+import { makeWorld, type Row, type World } from "../support/world.ts";
+
+async function makeQueue(): Promise<World> {
+  const world = await makeWorld();
+  await installed(world);
+  return world;
+}
+
+/** One transaction that writes these keys. */
+async function write(world: World, ...keys: string[]): Promise<void> {
+  await world.sql("select etcd_set(key, '') from unnest($1::text[]) key", [keys.map((key) => "/" + key)]);
+}
+
+async function writeMany(world: World, rows: number, name = "k", bytes = 0): Promise<void> {
+  await world.sql(
+    `select etcd_set('/${name}/' || n, repeat('x', ${bytes})) from generate_series(1, ${rows}) n`,
+  );
+}
+
+const keys = (rows: Row[]) => rows.map(({ key }) => key.slice(1)).join(" ");
+const events = (world: World) =>
+  world.sql("select kind, key, revision, detail from etcd_sync_event order by id");
+
+Deno.test("a claim takes the oldest whole transactions that fit by their rows", strict, async () => {
+  await using world = await makeQueue();
+  await write(world, "a1", "a2", "a3");
+  await write(world, "b1", "b2", "b3");
+  await write(world, "c1", "c2");
+  assert.equal(keys(await claim(world, { rows: 7 })), "a1 a2 a3 b1 b2 b3");
+  assert.equal(keys(await claim(world, { rows: 8 })), "a1 a2 a3 b1 b2 b3 c1 c2");
+  assert.equal(keys(await claim(world, { rows: 5 })), "a1 a2 a3");
+  assert.equal(keys(await claim(world, { rows: 3 })), "a1 a2 a3");
+});
+
+Deno.test("a claim takes the oldest whole transactions that fit by their bytes", strict, async () => {
+  await using world = await makeQueue();
+  for (const name of ["a", "b", "c"]) await writeMany(world, 2, name, 1000);
+  assert.equal(keys(await claim(world, { bytes: 5000 })), "a/1 a/2 b/1 b/2");
+  assert.equal(keys(await claim(world, { bytes: 3000 })), "a/1 a/2");
+});
+
+Deno.test("a claim takes at most so many transactions", strict, async () => {
+  await using world = await makeQueue();
+  for (const name of ["a", "b", "c"]) await write(world, name);
+  assert.equal(keys(await claim(world, { transactions: 2 })), "a b");
+  assert.equal(keys(await claim(world, { transactions: 1 })), "a");
+});
+
+Deno.test(
+  "a claim ends before the first transaction that repeats a key, and never overtakes it",
+  strict,
+  async () => {
+    await using world = await makeQueue();
+    await write(world, "a", "hot");
+    await write(world, "b");
+    await write(world, "hot", "c");
+    await write(world, "d");
+    const batches = [];
+    for (let rows = await claim(world); rows.length; rows = await claim(world)) {
+      batches.push(keys(rows));
+      await settle(world, rows);
+    }
+    assert.deepEqual(batches, ["a hot b", "hot c d"]);
+  },
+);
+
+Deno.test("a claim sees what is committed, and nothing that is settled", strict, async () => {
+  await using world = await makeQueue();
+  const other = world.session();
+  await write(world, "a");
+  await other.sql("begin; select etcd_set('/b', '')");
+  const rows = await claim(world);
+  assert.equal(keys(rows), "a");
+  assert.deepEqual(await claim(world), rows);
+  await settle(world, rows);
+  assert.deepEqual(await claim(world), []);
+  await other.sql("commit");
+  assert.equal(keys(await claim(world)), "b");
+});
+
+Deno.test("settling sets what was asked and what came of it, and takes the header away", strict, async () => {
+  await using world = await makeQueue();
+  await write(world, "a", "b");
+  await write(world, "c");
+  await world.sql("select etcd_drain_applied(7, 40, '{1,2}', '{0,33}')");
+  const rows = await world.sql(
+    "select status, expected_revision, result_revision, batch_id, settled_at is not null as settled from etcd_wal order by id",
+  );
+  assert.deepEqual(rows.map(Object.values), [
+    ["success", 0, 40, 7, true],
+    ["success", 33, 40, 7, true],
+    ["pending", null, null, null, false],
+  ]);
+  assert.equal(keys(await claim(world)), "c");
+  assert.equal((await world.sql("select 1 from etcd_wal_tx")).length, 1);
+});
+
+Deno.test("settling a row twice keeps the first answer", strict, async () => {
+  await using world = await makeQueue();
+  await write(world, "a");
+  await world.sql("select etcd_drain_applied(7, 40, '{1}', '{0}')");
+  await world.sql("select etcd_drain_applied(8, 50, '{1}', '{0}')");
+  await lose(world, [{ id: 1 }]);
+  assert.deepEqual(await world.sql("select status, result_revision from etcd_wal"), [{
+    status: "success",
+    result_revision: 40,
+  }]);
+  assert.deepEqual(await events(world), []);
+});
+
+Deno.test("a conflict is the whole transaction's, and the others go again", strict, async () => {
+  await using world = await makeQueue();
+  await write(world, "a", "b", "c");
+  await write(world, "d");
+  await claim(world);
+  await world.sql("select etcd_drain_lost('conflict', 3, '{2}', '{99}', '{\"Key b has moved\"}')");
+  const rows = await world.sql(
+    "select key, status, result_revision, error_message, batch_id from etcd_wal order by id",
+  );
+  assert.deepEqual(rows.map(Object.values), [
+    ["/a", "conflict", 99, "Row 2 of its transaction: Key b has moved", 3],
+    ["/b", "conflict", 99, "Key b has moved", 3],
+    ["/c", "conflict", 99, "Row 2 of its transaction: Key b has moved", 3],
+    ["/d", "pending", null, null, null],
+  ]);
+  assert.equal(keys(await claim(world)), "d");
+  const [{ kind, key, revision, detail }, ...others] = await events(world);
+  assert.deepEqual(others, []);
+  assert.deepEqual({ kind, key, revision, rows: detail.rows, wal_id: detail.wal_id }, {
+    kind: "conflict",
+    key: "/b",
+    revision: 99,
+    rows: 3,
+    wal_id: 2,
+  });
+});
+
+Deno.test(
+  "two rows of one transaction that lost are one event, and keep their own answers",
+  strict,
+  async () => {
+    await using world = await makeQueue();
+    await write(world, "a", "b");
+    await world.sql("select etcd_drain_lost('failed', 3, '{2,1}', '{null,5}', '{two,one}')");
+    const rows = await world.sql("select status, result_revision, error_message from etcd_wal order by id");
+    assert.deepEqual(rows.map(Object.values), [["failed", 5, "one"], ["failed", 5, "two"]]);
+    assert.equal((await events(world)).length, 1);
+  },
+);
+
+Deno.test("a transaction that is too large goes in parts, in order, with one event", strict, async () => {
+  await using world = await makeQueue();
+  await write(world, "before");
+  await writeMany(world, 300);
+  await write(world, "after");
+  const sizes = [];
+  const went = [];
+  for (let rows = await claim(world); rows.length; rows = await claim(world)) {
+    sizes.push(rows.length);
+    went.push(...rows);
+    await settle(world, rows);
+  }
+  assert.deepEqual(sizes, [1, 127, 127, 46 + 1]);
+  assert.equal(
+    keys(went),
+    ["before", ...Array.from({ length: 300 }, (_, n) => `k/${n + 1}`), "after"].join(" "),
+  );
+  assert.deepEqual(
+    (await events(world)).map(({ kind, detail }) => [kind, detail.max_rows, detail.first_wal_id]),
+    [["split", 127, 2]],
+  );
+  assert.deepEqual(await world.sql("select 1 from etcd_wal_tx"), []);
+});
+
+Deno.test("a part that is claimed again is the same part", strict, async () => {
+  await using world = await makeQueue();
+  await writeMany(world, 300);
+  const first = await claim(world);
+  assert.deepEqual(await claim(world), first);
+  await settle(world, first);
+  const second = await claim(world);
+  assert.deepEqual(await claim(world), second);
+  assert.deepEqual([second[0].key, (await events(world)).length], ["/k/128", 1]);
+});
+
+Deno.test(
+  "the parts after a conflict are conflicts too, the parts before stay as they are",
+  strict,
+  async () => {
+    await using world = await makeQueue();
+    await writeMany(world, 300);
+    await write(world, "after");
+    await settle(world, await claim(world));
+    const second = await claim(world);
+    await lose(world, [second[5]]);
+    const counts = await world.sql("select status, count(*) from etcd_wal group by status order by status");
+    assert.deepEqual(counts.map(Object.values), [["conflict", 173], ["pending", 1], ["success", 127]]);
+    assert.equal(keys(await claim(world)), "after");
+  },
+);
+
+Deno.test("a transaction too large by its bytes goes in parts that fit", strict, async () => {
+  await using world = await makeQueue();
+  await writeMany(world, 5, "k", 1000);
+  const batches = [];
+  for (
+    let rows = await claim(world, { bytes: 2500 });
+    rows.length;
+    rows = await claim(world, { bytes: 2500 })
+  ) {
+    batches.push(rows.length);
+    await settle(world, rows);
+  }
+  assert.deepEqual(batches, [2, 2, 1]);
+});
+
+Deno.test("a single row over the bytes of a batch goes alone, and is no split", strict, async () => {
+  await using world = await makeQueue();
+  await write(world, "before");
+  await writeMany(world, 1, "large", 5000);
+  await write(world, "after");
+  const batches = [];
+  for (
+    let rows = await claim(world, { bytes: 1000 });
+    rows.length;
+    rows = await claim(world, { bytes: 1000 })
+  ) {
+    batches.push(keys(rows));
+    await settle(world, rows);
+  }
+  assert.deepEqual(batches, ["before", "large/1", "after"]);
+  assert.deepEqual(await events(world), []);
+});
+
+Deno.test("between the parts of a transaction that was split, others' rows stay out", strict, async () => {
+  await using world = await makeQueue();
+  const other = world.session();
+  await world.sql("begin");
+  for (let n = 0; n < 4; n++) {
+    await world.sql(`select etcd_set('/large/${n}/' || m, '') from generate_series(1, 40) m`);
+    await write({ sql: other.sql.bind(other) } as World, `small${n}`);
+  }
+  await world.sql("commit");
+  const went = keys(await drainAll(world)).split(" ");
+  assert.deepEqual(went.slice(0, 4), ["small0", "small1", "small2", "small3"]);
+  assert.equal(went.slice(4).every((key) => key.startsWith("large/")), true);
+});
+
+// what a turn needs of the program
+const holder = "00000000-0000-0000-0000-00000000000a";
+
+async function lead(world: World, state = "streaming"): Promise<void> {
+  await world.sql("update etcd_sync_state set epoch = 1, holder = $1, state = $2, revision = 10", [
+    holder,
+    state,
+  ]);
+}
+
+interface Turn {
+  batch: number;
+  epoch?: number;
+  applied?: [at: number, ids: number[]];
+  lost?: [status: string, ids: number[]];
+}
+
+function turn(world: World, { batch, epoch = 1, applied, lost }: Turn): Promise<Row[]> {
+  const [at, ids] = applied ?? [null, []];
+  const [status, lostIds] = lost ?? [null, []];
+  return world.sql(
+    "select id, key from etcd_drain_turn($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 127, 1500000, 127, 'draining', 'streaming')",
+    [
+      epoch,
+      holder,
+      batch,
+      at,
+      ids,
+      ids.map(() => 0),
+      status,
+      lostIds,
+      lostIds.map(() => 50),
+      lostIds.map(() => "lost"),
+    ],
+  );
+}
+
+async function stands(world: World): Promise<Row> {
+  const [row] = await world.sql(
+    `select s.state, s.batch_id, s.batch_rows, s.marker_revision, g.parked, g.seen_revision
+     from etcd_sync_state s, etcd_sync_gate g`,
+  );
+  return row;
+}
+
+Deno.test("a turn settles the batch in flight, claims the next, and wakes and parks", strict, async () => {
+  await using world = await makeQueue();
+  await lead(world);
+  await write(world, "hot");
+  await write(world, "hot");
+  assert.equal(keys(await turn(world, { batch: 0 })), "hot");
+  assert.deepEqual(await stands(world), {
+    state: "draining",
+    batch_id: 1,
+    batch_rows: [1],
+    marker_revision: 0,
+    parked: false,
+    seen_revision: 0,
+  });
+  assert.equal(keys(await turn(world, { batch: 1, applied: [20, [1]] })), "hot");
+  assert.deepEqual(await stands(world), {
+    state: "draining",
+    batch_id: 2,
+    batch_rows: [2],
+    marker_revision: 20,
+    parked: false,
+    seen_revision: 0,
+  });
+  assert.deepEqual(await turn(world, { batch: 2, lost: ["conflict", [2]] }), []);
+  assert.deepEqual(await stands(world), {
+    state: "streaming",
+    batch_id: 2,
+    batch_rows: [],
+    marker_revision: 20,
+    parked: true,
+    seen_revision: 10,
+  });
+});
+
+Deno.test("a turn of who is no longer the writer, or of another batch, changes nothing", strict, async () => {
+  await using world = await makeQueue();
+  await lead(world);
+  await write(world, "a");
+  await turn(world, { batch: 0 });
+  const before = [await stands(world), await world.sql("select * from etcd_wal")];
+  await refused(
+    turn(world, { batch: 1, epoch: 2, applied: [20, [1]] }),
+    "ZE100",
+    /^Fenced: epoch 2 is no longer the writer of batch 1$/,
+  );
+  await refused(turn(world, { batch: 0, applied: [20, [1]] }), "ZE100");
+  await world.sql("update etcd_sync_state set state = 'compaction-resync'");
+  await refused(
+    turn(world, { batch: 1, applied: [20, [1]] }),
+    "ZE100",
+    /the stream is in state compaction-resync$/,
+  );
+  await world.sql("update etcd_sync_state set state = 'draining'");
+  assert.deepEqual([await stands(world), await world.sql("select * from etcd_wal")], before);
+});
+
+Deno.test("a turn with nothing to do writes nothing", strict, async () => {
+  await using world = await makeQueue();
+  await lead(world);
+  const versions =
+    "select s.xmin::text as state, g.xmin::text as gate from etcd_sync_state s, etcd_sync_gate g";
+  const before = await world.sql(versions);
+  await turn(world, { batch: 0 });
+  assert.deepEqual(await world.sql(versions), before);
+});
+
+/** Queues so many transactions of one row, as etcd_set would. */
+async function fill(world: World, from: number, to: number): Promise<void> {
+  await world.sql(
+    `insert into etcd_wal (txid, ts, key, value, timeline, revision, seen_revision)
+     select n::text::xid8, 'epoch', '/queue/' || n, 'value', 1, 0, 0 from generate_series(${from}, ${to}) n`,
+  );
+  await world.sql(
+    `insert into etcd_wal_tx (seq, txid, ts, first_id) select id, txid, ts, id from etcd_wal where ts = 'epoch'
+     on conflict do nothing`,
+  );
+}
+
+/** Pages that a statement touches, once its plans and caches are warm; it is rolled back. */
+async function pages(world: World, statement: string): Promise<number> {
+  let touched = 0;
+  for (let n = 0; n < 3; n++) {
+    const plan = await world.sql(`begin; explain (analyze, buffers, format json) ${statement}`);
+    await world.sql("rollback");
+    const { "Shared Hit Blocks": hit, "Shared Read Blocks": read } = plan[0]["QUERY PLAN"][0].Plan;
+    touched = hit + read;
+  }
+  return touched;
+}
+
+Deno.test(
+  "a claim and a turn cost the batch, and not the queue: 1,000 and 1,000,000 rows",
+  strict,
+  async () => {
+    await using world = await makeQueue();
+    await lead(world);
+    const claiming = "select * from etcd_drain_claim(127, 1500000, 127)";
+    const ids = Array.from({ length: 127 }, (_, n) => n + 1);
+    const turning = `select * from etcd_drain_turn(1, '${holder}', 0, 20, '{${ids}}', '{${
+      ids.map(() => 0)
+    }}', null, '{}',
+    '{}', '{}', 127, 1500000, 127, 'draining', 'streaming')`;
+    const measure = async () => {
+      await world.sql("vacuum analyze");
+      return [await pages(world, claiming), await pages(world, turning)];
+    };
+    await fill(world, 1, 1_000);
+    const few = await measure();
+    await fill(world, 1_001, 1_000_000);
+    const many = await measure();
+    // an index of a million rows is a page or two deeper, for each row of the batch
+    const bounds = few.map((touched) => 3 * touched);
+    assert.equal(
+      many.every((touched, i) => touched <= bounds[i]),
+      true,
+      `pages touched: ${few} of 1,000, ${many} of 1,000,000`,
+    );
+  },
+);
+
+Deno.test("a writer's cost does not grow with the queue", strict, async () => {
+  await using world = await makeQueue();
+  await setGate(world, "parked = false");
+  const writing = "select etcd_set('/queue/1', 'x')";
+  await fill(world, 1, 1_000);
+  await world.sql("vacuum analyze");
+  const few = await pages(world, writing);
+  await fill(world, 1_001, 100_000);
+  await world.sql("vacuum analyze");
+  const many = await pages(world, writing);
+  assert.equal(many <= 3 * few, true, `pages touched: ${few} of 1,000, ${many} of 100,000`);
+});

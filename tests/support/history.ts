@@ -1,0 +1,145 @@
+/** Records a run for the judges of validators.ts. */
+
+import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
+import { keyBytes } from "../../lib/core/codec.ts";
+import { eventually } from "./eventually.ts";
+import type { Row, World } from "./world.ts";
+import {
+  type ClientTransaction,
+  type Happened,
+  type MarkerPut,
+  report,
+  type Run,
+  type Snapshot,
+  validate,
+  type WalEntry,
+} from "./validators.ts";
+
+const OWN = "/_etcd-pg-sync/";
+const LONGEST = 2_500;
+
+/** A key as SQL writes it, one character for each of its bytes in etcd. */
+export function latin1(key: string): string {
+  return Buffer.from(keyBytes(key)).toString("latin1");
+}
+
+/** The mirror and the state row, of one moment. */
+export async function takeSnapshot(session: { sql(text: string): Promise<Row[]> }): Promise<Snapshot> {
+  await session.sql("begin isolation level repeatable read read only");
+  const [state] = await session.sql("select state, revision, timeline from etcd_sync_state");
+  const rows = await session.sql(
+    "select key, value, value_bytes, revision, create_revision, version, lease::text as lease from etcd_kv",
+  );
+  await session.sql("commit");
+  return { ...state, rows: rows.map((row) => ({ ...row, key: latin1(row.key) })) } as Snapshot;
+}
+
+/** Takes snapshots one after another, until it is disposed of. */
+export class Reader implements AsyncDisposable {
+  readonly snapshots: Snapshot[] = [];
+  readonly #done: Promise<void>;
+  #stop = false;
+
+  constructor(world: World) {
+    this.#done = this.#read(world.session());
+  }
+
+  async stop(): Promise<Snapshot[]> {
+    this.#stop = true;
+    await this.#done;
+    return this.snapshots;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.stop();
+  }
+
+  async #read(session: { sql(text: string): Promise<Row[]> }): Promise<void> {
+    while (!this.#stop) {
+      const last = this.snapshots.at(-1);
+      const snapshot = await takeSnapshot(session);
+      // one for each commit is enough
+      if (snapshot.revision !== last?.revision || snapshot.state !== last?.state) {
+        this.snapshots.push(snapshot);
+      }
+    }
+  }
+}
+
+export async function readWal(world: World): Promise<WalEntry[]> {
+  const rows = await world.sql(`select *, txid::text || ' ' || ts as transaction from etcd_wal order by id`);
+  return rows.map((row) => ({
+    ...row,
+    key: latin1(row.key),
+    value: row.tombstone ? null : row.value_bytes ?? Buffer.from(row.value),
+  })) as WalEntry[];
+}
+
+/** Every event of the mirrored keys, from etcd itself. */
+export async function readEvents(world: World, from = 1): Promise<Happened[]> {
+  return (await world.etcd.history(world.prefix, from))
+    .map((event) => ({ ...event, key: event.key.toString("latin1") }))
+    .filter(({ key }) => !key.startsWith(OWN) && key.length <= LONGEST);
+}
+
+export async function readMarkers(world: World, from = 1): Promise<MarkerPut[]> {
+  const events = await world.etcd.history(OWN, from);
+  return events.filter(({ type }) => type === "put").map(({ value, mod_revision }) => {
+    const marker = JSON.parse(String(value));
+    return {
+      ...marker,
+      revision: mod_revision,
+      bump: marker.batchRevision !== undefined || marker.batch === 0,
+    };
+  });
+}
+
+/** Waits until nothing is under way: the WAL is empty, and the mirror stands where etcd does. */
+export async function quiet(world: World, timeoutMs = 20_000): Promise<void> {
+  const end = await world.etcd.revision();
+  await eventually(async () => {
+    const [row] = await world.sql(
+      `select s.state, s.revision, (select count(*) from etcd_wal where status = 'pending') as pending from etcd_sync_state s`,
+    );
+    if (row.state === "streaming" && row.revision >= end && row.pending === 0) return true;
+    throw new Error(`state ${row.state}, revision ${row.revision} of ${end}, ${row.pending} writes pending`);
+  }, { timeoutMs });
+}
+
+export interface Recorded {
+  /** etcd's revision before the run. */
+  from: number;
+  snapshots?: Snapshot[];
+  clients?: ClientTransaction[];
+}
+
+/** The whole run, once it is quiet. */
+export async function record(world: World, { from, snapshots = [], clients = [] }: Recorded): Promise<Run> {
+  const split = await world.sql(
+    `select distinct w.txid::text || ' ' || w.ts as transaction from etcd_sync_event e
+     join etcd_wal w on w.id = (e.detail->>'first_wal_id')::bigint where e.kind = 'split'`,
+  );
+  return {
+    events: await readEvents(world, from),
+    markers: await readMarkers(world, from),
+    snapshots: [...snapshots, await takeSnapshot(world)],
+    wal: await readWal(world),
+    clients,
+    split: split.map(({ transaction }) => transaction),
+  };
+}
+
+/** Fails with every promise that the run has broken. */
+export function assertKept(run: Run): void {
+  const violations = validate(run);
+  assert.equal(violations.length, 0, report(violations));
+}
+
+/** Waits until it is quiet, and judges the run. */
+export async function judged(world: World, recorded: Recorded, timeoutMs?: number): Promise<Run> {
+  await quiet(world, timeoutMs);
+  const run = await record(world, recorded);
+  assertKept(run);
+  return run;
+}
