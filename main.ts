@@ -1,8 +1,8 @@
 /** etcd-pg-sync keeps a PostgreSQL database and an etcd keyspace in step, both ways. */
 import process from "node:process";
-import { Command } from "commander";
+import { Command, Option } from "commander";
 import manifest from "./deno.json" with { type: "json" };
-import { readConfig, readLog, type StartFlags } from "./lib/config.ts";
+import { environmentName, readConfig, readLog, type StartFlags } from "./lib/config.ts";
 import { startEmbedded } from "./lib/embedded/embedded.ts";
 import { EXIT, Fatal, kindOf, sentence } from "./lib/errors.ts";
 import { firstSteps } from "./lib/first_steps.ts";
@@ -17,7 +17,6 @@ interface Flags extends StartFlags {
 const program = new Command("etcd-pg-sync")
   .description("Keeps a PostgreSQL database and an etcd keyspace in step, both ways.")
   .version(manifest.version)
-  .showHelpAfterError("(--help shows what there is)")
   .exitOverride((error) => {
     throw error.exitCode === 0 ? error : new Fatal("configuration", error.message.replace(/^error: /, ""));
   })
@@ -25,46 +24,28 @@ const program = new Command("etcd-pg-sync")
 
 program.command("start")
   .description("mirror etcd into PostgreSQL, and write what SQL writes to etcd, until stopped")
-  .option(
-    "-p, --postgres-dsn <dsn>",
-    "postgres://user@host:port/database (POSTGRES_DSN)",
-    env("POSTGRES_DSN"),
-  )
-  .option(
-    "-e, --etcd-dsn <dsn>",
-    "etcd://[user:pass@]host:port[,host:port]/prefix (ETCD_DSN)",
-    env("ETCD_DSN"),
-  )
-  .option("--stream <name>", "name of the stream (STREAM)", env("STREAM") ?? "default")
-  .option("--schema <name>", "schema that holds it (SCHEMA)", env("SCHEMA") ?? "public")
+  .addOption(option("-p, --postgres-dsn <dsn>", "postgres://user@host:port/database"))
+  .addOption(option("-e, --etcd-dsn <dsn>", "etcd://[user:pass@]host:port[,host:port]/prefix"))
+  .addOption(option("--stream <name>", "name of the stream", "default"))
+  .addOption(option("--schema <name>", "schema that holds it", "public"))
   .option("--embedded", "start a PostgreSQL and an etcd of its own")
   .option("--embedded-dir <folder>", "keep their data here between runs; implies --embedded")
-  .option(
-    "--max-txn-ops <n>",
-    "operations of one etcd transaction, as the server allows (MAX_TXN_OPS)",
-    env("MAX_TXN_OPS") ?? "128",
+  .addOption(option("--max-txn-ops <n>", "operations that etcd takes in one transaction", "128"))
+  .addOption(
+    option("--oversize <what>", "a transaction that etcd cannot take at once: split or refuse", "split"),
   )
-  .option(
-    "--oversize <what>",
-    "a transaction that etcd cannot take at once: split or refuse (OVERSIZE)",
-    env("OVERSIZE") ?? "split",
+  .addOption(option("--max-deletes <n>", "deletes in one transaction without a confirmation", "1000"))
+  .addOption(
+    option("--rescan-after <revisions>", "backlog from which a scan is the way back, or never", "20000"),
   )
-  .option(
-    "--max-deletes <n>",
-    "deletes in one transaction without a confirmation (MAX_DELETES)",
-    env("MAX_DELETES") ?? "1000",
-  )
-  .option(
-    "--rescan-after <revisions>",
-    "backlog from which a scan is the way back, or never (RESCAN_AFTER)",
-    env("RESCAN_AFTER") ?? "20000",
-  )
-  .option("--log-level <level>", "debug, info, warn or error (LOG_LEVEL)", env("LOG_LEVEL") ?? "info")
-  .option("--log-format <format>", "auto, text or json (LOG_FORMAT)", env("LOG_FORMAT") ?? "auto")
+  .addOption(option("--log-level <level>", "debug, info, warn or error", "info"))
+  .addOption(option("--log-format <format>", "auto (text on a terminal, else json), text or json", "auto"))
   .action(run);
 
-function env(name: string): string | undefined {
-  return Deno.env.get(`ETCD_PG_SYNC_${name}`) || undefined;
+/** An option that can stand in the environment, as ETCD_PG_SYNC_ and its name. */
+function option(flags: string, description: string, value?: string): Option {
+  const made = new Option(flags, description).default(value);
+  return made.env(environmentName(made.long!.slice(2)));
 }
 
 async function run(flags: Flags): Promise<void> {

@@ -63,12 +63,17 @@ export function readLog(flags: Pick<StartFlags, "logLevel" | "logFormat">): LogO
   };
 }
 
+/** The variable that stands for a flag. */
+export function environmentName(flag: string): string {
+  return `ETCD_PG_SYNC_${flag.toUpperCase().replaceAll("-", "_")}`;
+}
+
 function required(name: string, value: string | undefined): string {
   if (value) return value;
   throw new Fatal(
     "configuration",
     `Cannot start without '${name}': give --${name}, or ${
-      name.toUpperCase().replaceAll("-", "_")
+      environmentName(name)
     } in the environment, or try --embedded`,
   );
 }

@@ -62,8 +62,12 @@ $$;
 -- The oldest whole transactions that fit into one etcd transaction: at most _max_rows rows and _max_bytes bytes; it
 -- ends before one that repeats a key, since etcd refuses a key twice and both writes belong to the history. One that
 -- does not fit into a batch of its own goes in parts, in order.
+--
+-- Without sorts the parts of a large transaction come by the primary key, from where the last one ended; with one, each
+-- part would read all that is left.
 create function etcd_drain_claim(_max_rows integer, _max_bytes bigint, _max_transactions integer) returns setof etcd_wal
-language plpgsql set search_path from current as $$
+language plpgsql set search_path from current
+set enable_sort = off set enable_bitmapscan = off set enable_seqscan = off as $$
 declare
   tx etcd_wal_tx;
   ids bigint[];
@@ -96,7 +100,8 @@ begin
       select array_agg(r.id), array_agg(r.key), array_agg(r.size) into ids, keys, sizes
       from (
         select w.id, w.key, 3 * octet_length(w.key) + coalesce(octet_length(w.value), octet_length(w.value_bytes), 0) + 64 as size
-        from etcd_wal w where w.id between tx.split_id and tx.seq and w.txid = tx.txid and w.ts = tx.ts and w.status = 'pending'
+        from etcd_wal w
+        where w.id between tx.split_id and tx.seq and w.txid = tx.txid and w.ts = tx.ts and w.status = 'pending'
         order by w.id limit _max_rows + 1
       ) r;
     end if;

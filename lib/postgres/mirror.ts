@@ -61,7 +61,8 @@ with fence as (
   returning s.timeline
 ), event as materialized (
   select f.timeline, e.*, k.revision as row_revision, k.timeline as row_timeline,
-    coalesce(k.timeline = f.timeline and k.revision >= e.revision, false) or ($21 and k.key is null and g.revision > e.revision) as passed,
+    coalesce(k.timeline = f.timeline and k.revision >= e.revision, false)
+      or coalesce($21 and k.key is null and g.revision > e.revision, false) as passed,
     coalesce(k.revision, g.revision) as passed_by
   from fence f
   cross join ${
