@@ -15,7 +15,7 @@ import { isLostAnswer, isPassing, sendTxn } from "../etcd/kv.ts";
 import { bumpMarker } from "../etcd/marker.ts";
 import { Backoff, sleep } from "../lifecycle.ts";
 import { next } from "../machine.ts";
-import { isWaiting, settledWrites, type Settlement, turn } from "../postgres/wal.ts";
+import { isWaiting, park, settledWrites, type Settlement, turn } from "../postgres/wal.ts";
 import { type Leadership, markerKey, type Stream } from "../stream.ts";
 
 const POLL_FIRST_MS = 10;
@@ -29,6 +29,7 @@ const IDLE = next("draining", "wal-empty");
  */
 export async function waitForWal(leadership: Leadership, signal: AbortSignal): Promise<"wal-waiting" | null> {
   let poll = POLL_FIRST_MS;
+  await park(leadership.drain); // the last leader may have ended awake, and then no writer would notify
   while (!signal.aborted) {
     const heard = new AbortController();
     const forget = leadership.onWalNotify(() => heard.abort());

@@ -152,13 +152,13 @@ class Scan implements AsyncDisposable {
   async #write(
     page: Page,
     cursor: Uint8Array,
-    mayCopy: boolean,
+    undisturbed: boolean,
     revision: number,
   ): Promise<ScanOutcome | null> {
     const { mirror, place, at } = this.#lead;
     const { columns, skipped } = foldPage(page.kvs, this.#stream.select);
     const commit = { columns, page, revision, cursor, skipped };
-    if (mayCopy && await copyPage(mirror, place, at, commit)) {
+    if (undisturbed && await copyPage(mirror, place, at, commit)) {
       this.#totals.written += columns.keys.length;
     } else {
       const merged = await mergePage(mirror, place, at, commit);
@@ -175,7 +175,8 @@ class Scan implements AsyncDisposable {
     at.revision = revision;
     at.scanRevision = Math.max(at.scanRevision, page.revision);
     at.scanCursor = cursor;
-    this.#probe = probeAfterPage(this.#probe, columns);
+    // an event that was applied since the page was read may have passed the page's newest key
+    if (undisturbed) this.#probe = probeAfterPage(this.#probe, columns);
     this.#totals.pages++;
     this.#totals.keys += page.kvs.length;
     for (const key of skipped) this.#stream.log.warn({ ...key }, "a key is too long to be mirrored");

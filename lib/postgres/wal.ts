@@ -109,6 +109,11 @@ export async function turn(
   return rows.map(walRow);
 }
 
+/** Asks writers to notify. Needs no fence: at worst one notifies in vain. */
+export async function park(session: Session): Promise<void> {
+  await session.run("park", "update etcd_sync_gate set parked = true where not parked");
+}
+
 /** Whether anything waits. */
 export async function isWaiting(session: Session): Promise<boolean> {
   const [{ waiting }] = await session.run<{ waiting: boolean }>(

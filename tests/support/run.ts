@@ -1,6 +1,8 @@
 /** The program on a world, up to the point where it works; and the ways to hold and kill it there. */
 
-import type { Program, Row, Session, World } from "./world.ts";
+import { parseEtcdDsn } from "./etcd.ts";
+import { installed } from "./schema.ts";
+import { eventually, type Program, type Row, type Session, type World } from "./world.ts";
 
 export { strict } from "./schema.ts";
 
@@ -55,4 +57,76 @@ export async function untilBlocked(world: World, program: Program, query: RegExp
 /** The audit's rows of one kind, oldest first. */
 export function events(world: World, kind: string): Promise<Row[]> {
   return world.sql("select * from etcd_sync_event where kind = $1 order by id", [kind]);
+}
+
+/** A scan that is held before its first page is committed: the page has been read, the watch is open. */
+export interface HeldScan {
+  program: Program;
+  /** Lets the program write once more, up to the next commit of the mirror. */
+  nextStep(): Promise<void>;
+  release(): Promise<void>;
+}
+
+export async function heldScan(world: World, args: string[] = []): Promise<HeldScan> {
+  await installed(world, { prefix: world.prefix });
+  const lock = "lock table etcd_kv in exclusive mode";
+  let release = await hold(world.session(), lock);
+  const program = world.program(args);
+  await untilBlocked(world, program, /etcd_kv/);
+  return {
+    program,
+    async nextStep() {
+      const next = world.session();
+      const held = hold(next, lock);
+      await eventually(async () =>
+        (await world.sql(
+          "select 1 from pg_stat_activity where query = $1 and wait_event_type = 'Lock' and datname = current_database()",
+          [lock],
+        )).length > 0
+      );
+      await release();
+      release = await held;
+    },
+    release: () => release(),
+  };
+}
+
+/** How many range requests etcd has served so far. */
+export async function etcdReads(world: World): Promise<number> {
+  const [host] = parseEtcdDsn(world.etcdDsn).hosts;
+  const metrics = await (await fetch(`http://${host}/metrics`)).text();
+  return Number(/^etcd_mvcc_range_total (\S+)$/m.exec(metrics)![1]);
+}
+
+/** A batch that is held between etcd's answer and its settlement. */
+export interface HeldBatch {
+  ids: number[];
+  release(): Promise<void>;
+}
+
+/**
+ * Runs the writes in one transaction, with settlements held from its commit on: the drain's claim only reads etcd_wal,
+ * and a lock that stands in line behind the writer has it before the drain can.
+ */
+export async function writeAndHold(
+  world: World,
+  writes: [statement: string, params?: unknown[]][],
+): Promise<HeldBatch> {
+  const writer = world.session();
+  const ids: number[] = [];
+  await writer.sql("begin");
+  for (const [statement, params] of writes) {
+    ids.push((await writer.sql(`select ${statement} as id`, params))[0].id);
+  }
+  const lock = "lock table etcd_wal in share mode";
+  const held = hold(world.session(), lock);
+  await eventually(async () =>
+    (await world.sql(
+      "select 1 from pg_stat_activity where query = $1 and wait_event_type = 'Lock' and datname = current_database()",
+      [lock],
+    )).length > 0
+  );
+  await writer.sql("commit");
+  const release = await held;
+  return { ids, release };
 }

@@ -7,6 +7,8 @@ import {
   type Log,
   startEmbedded,
 } from "../../lib/embedded/embedded.ts";
+import { join } from "node:path";
+import { type EtcdServer, startEtcd } from "../../lib/embedded/etcd.ts";
 import { EtcdDoor } from "./etcd.ts";
 import { Session } from "./postgres.ts";
 
@@ -54,6 +56,49 @@ export async function tempDir(): Promise<AsyncDisposable & { path: string }> {
   const path = await Deno.makeTempDir({ prefix: "etcd-pg-sync-test-" });
   await Deno.chmod(path, 0o755);
   return { path, [Symbol.asyncDispose]: () => Deno.remove(path, { recursive: true }) };
+}
+
+/** An etcd that a test may freeze, stop, wipe and start again, on the same port. */
+export interface OwnEtcd extends AsyncDisposable {
+  dsn: string;
+  etcd: EtcdDoor;
+  /** SIGSTOP and SIGCONT. */
+  freeze(): void;
+  wake(): void;
+  stop(): Promise<void>;
+  /** Starts it again; `wipe`: with nothing in it, a new cluster. */
+  start(options?: { wipe?: boolean }): Promise<void>;
+}
+
+export async function ownEtcd(args: string[] = []): Promise<OwnEtcd> {
+  await using stack = new AsyncDisposableStack();
+  const dir = stack.use(await tempDir());
+  const binary = (await findEtcd(defaultSearch(), quiet)).etcd;
+  const run = (port?: number) =>
+    startEtcd({ binary, dir: join(dir.path, "etcd"), args: [...fastEtcd, ...args], port });
+  let server: EtcdServer | undefined = await run();
+  const { port, dsn } = server;
+  const etcd = stack.use(new EtcdDoor(dsn));
+  stack.defer(async () => {
+    if (server) Deno.kill(server.pid, "SIGCONT");
+    await server?.stop();
+  });
+  const all = stack.move();
+  return {
+    dsn,
+    etcd,
+    freeze: () => Deno.kill(server!.pid, "SIGSTOP"),
+    wake: () => Deno.kill(server!.pid, "SIGCONT"),
+    async stop() {
+      await server?.stop();
+      server = undefined;
+    },
+    async start({ wipe = false } = {}) {
+      if (wipe) await Deno.remove(join(dir.path, "etcd"), { recursive: true });
+      server = await run(port);
+    },
+    [Symbol.asyncDispose]: () => all.disposeAsync(),
+  };
 }
 
 function givenServers(): Servers | undefined {

@@ -81,6 +81,20 @@ export class World implements AsyncDisposable {
     return runProgram([command, ...this.#flags(), ...args], env);
   }
 
+  /** The same database with another etcd server; what is under the prefix there is left as it is. */
+  on(server: { dsn: string; etcd: EtcdDoor }): World {
+    const { prefix, schema, database, postgresDsn } = this;
+    const parts = {
+      prefix,
+      schema,
+      database,
+      postgresDsn,
+      etcdDsn: withPrefix(server.dsn, prefix),
+      etcd: server.etcd,
+    };
+    return new World(parts, new AsyncDisposableStack());
+  }
+
   /** The stream's row of `etcd_sync_state`. */
   async state(stream = "default"): Promise<Row | undefined> {
     const [row] = await this.sql(`select * from "${this.schema}".etcd_sync_state where stream = $1`, [

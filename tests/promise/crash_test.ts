@@ -1,0 +1,203 @@
+/**
+ * Where the program can be killed, and what may not come of it. The test parks it by a lock in PostgreSQL or by freezing
+ * etcd, and kills it there.
+ *
+ *   scan       page read │ page committed              tests/flow/scan_test.ts
+ *   mirror     events received ─ A ─► committed
+ *   drain      rows committed ─ B ─► claimed ─ C ─► Txn applied ─ D ─► settled
+ *   takeover   epoch ─► marker bumped ─ E ─► batch in flight settled
+ */
+import assert from "node:assert/strict";
+import { assertKept, judged, quiet, Reader, record } from "../support/history.ts";
+import {
+  hold,
+  killed,
+  streaming,
+  strict,
+  untilBlocked,
+  untilStreaming,
+  writeAndHold,
+} from "../support/run.ts";
+import { ownEtcd } from "../support/servers.ts";
+import { eventually, makeWorld } from "../support/world.ts";
+
+Deno.test("A: killed with events received and not committed, they are applied once", strict, async () => {
+  await using world = await makeWorld();
+  const from = await world.etcd.put(world.key("a"), "0");
+  const program = await streaming(world);
+  await using reader = new Reader(world);
+  const release = await hold(world.session(), "lock table etcd_kv in exclusive mode");
+  await world.etcd.txn([{ put: world.key("a"), value: "1" }, { put: world.key("b"), value: "1" }]);
+  await world.etcd.txn([{ delete: world.key("a") }, { put: world.key("b"), value: "2" }]);
+  await untilBlocked(world, program, /etcd_kv/);
+  await killed(program);
+  await release();
+  await streaming(world);
+  await quiet(world);
+  await judged(world, { from, snapshots: await reader.stop() });
+  const history = await world.sql(
+    "select key, value, tombstone from etcd_history where key like $1 order by key, revision",
+    [
+      `${world.prefix}%`,
+    ],
+  );
+  assert.deepEqual(history, [
+    { key: world.key("a"), value: "0", tombstone: false },
+    { key: world.key("a"), value: "1", tombstone: false },
+    { key: world.key("a"), value: null, tombstone: true },
+    { key: world.key("b"), value: "1", tombstone: false },
+    { key: world.key("b"), value: "2", tombstone: false },
+  ]);
+});
+
+Deno.test("B: killed with rows committed and not claimed, they arrive", strict, async () => {
+  await using world = await makeWorld();
+  const from = await world.etcd.revision();
+  const program = await streaming(world);
+  const release = await hold(world.session(), "lock table etcd_sync_gate in exclusive mode"); // a claim wakes the gate
+  await world.sql("select etcd_set($1, '1')", [world.key("a")]);
+  await untilBlocked(world, program, /etcd_drain_turn/);
+  await killed(program);
+  await release();
+  await streaming(world);
+  const { wal } = await judged(world, { from });
+  assert.deepEqual(wal.map(({ status }) => status), ["success"]);
+});
+
+Deno.test(
+  "C: killed while the Txn is on its way, it is applied once or not at all and sent again",
+  strict,
+  async () => {
+    await using etcd = await ownEtcd();
+    await using outer = await makeWorld();
+    await using world = outer.on(etcd);
+    const from = await world.etcd.put(world.key("a"), "0");
+    const program = await streaming(world);
+    await world.sql("select etcd_wait(etcd_set($1, '1'))", [world.key("warm")]).catch(() => {}); // raises: in one transaction
+    await quiet(world);
+    etcd.freeze();
+    await world.sql("select etcd_set($1, '1')", [world.key("a")]);
+    await world.sql("select etcd_set($1, '2')", [world.key("b")]);
+    await eventually(async () => (await world.state())!.batch_rows.length > 0);
+    await killed(program);
+    etcd.wake();
+    await streaming(world);
+    const { wal } = await judged(world, { from });
+    assert.deepEqual(wal.filter(({ key }) => !key.endsWith("warm")).map(({ status }) => status), [
+      "success",
+      "success",
+    ]);
+  },
+);
+
+Deno.test(
+  "D: killed between etcd's Txn and the settlement, each write is there once and says so",
+  strict,
+  async () => {
+    await using world = await makeWorld();
+    const from = await world.etcd.put(world.key("gone"), "0");
+    const program = await streaming(world);
+    await quiet(world);
+    const { ids, release } = await writeAndHold(world, [
+      ["etcd_set($1, 'x')", [world.key("a")]],
+      ["etcd_delete($1)", [world.key("gone")]],
+      ["etcd_delete($1)", [world.key("never there")]],
+    ]);
+    await untilBlocked(world, program, /etcd_drain_turn/);
+    assert.equal(String((await world.etcd.get(world.key("a")))?.value), "x", "etcd has applied it");
+    await killed(program);
+    await release();
+    await streaming(world);
+    const { wal } = await judged(world, { from });
+    assert.deepEqual(wal.map(({ id, status }) => [id, status]), ids.map((id) => [id, "success"]));
+  },
+);
+
+Deno.test("D: also where others have changed the keys since", strict, async () => {
+  await using world = await makeWorld();
+  const from = await world.etcd.put(world.key("a"), "0");
+  const program = await streaming(world);
+  await quiet(world);
+  const { release } = await writeAndHold(world, [["etcd_set($1, 'ours')", [world.key("a")]]]);
+  await untilBlocked(world, program, /etcd_drain_turn/);
+  await killed(program);
+  await world.etcd.put(world.key("a"), "theirs");
+  await release();
+  await streaming(world);
+  const { wal } = await judged(world, { from });
+  assert.deepEqual(wal.map(({ status }) => status), ["success"]);
+  assert.deepEqual(await world.sql("select value from etcd"), [{ value: "theirs" }]);
+});
+
+Deno.test("D: a conflict whose settlement was lost is a conflict again", strict, async () => {
+  await using world = await makeWorld();
+  const from = await world.etcd.put(world.key("a"), "0");
+  const program = await streaming(world);
+  await quiet(world);
+  const unmirrored = await hold(world.session(), "lock table etcd_kv in exclusive mode");
+  const theirs = await world.etcd.put(world.key("a"), "theirs");
+  const { release } = await writeAndHold(world, [
+    ["etcd_set($1, 'ours')", [world.key("a")]],
+    ["etcd_set($1, 'ours')", [world.key("b")]],
+  ]);
+  await untilBlocked(world, program, /etcd_drain_turn/);
+  await killed(program);
+  await release();
+  await unmirrored();
+  await streaming(world);
+  const { wal } = await judged(world, { from });
+  assert.deepEqual(wal.map(({ status, result_revision }) => [status, result_revision]), [
+    ["conflict", theirs],
+    ["conflict", theirs],
+  ]);
+});
+
+Deno.test(
+  "E: a new leader killed between its bump and the settlement leaves the next one the same answer",
+  strict,
+  async () => {
+    await using world = await makeWorld();
+    const from = await world.etcd.revision();
+    const first = await streaming(world);
+    const { release } = await writeAndHold(world, [["etcd_set($1, 'x')", [world.key("a")]]]);
+    await untilBlocked(world, first, /etcd_drain_turn/);
+    await killed(first);
+    for (let i = 0; i < 2; i++) {
+      const next = world.program();
+      await untilBlocked(world, next, /etcd_drain_applied/);
+      await killed(next);
+    }
+    await release();
+    await streaming(world);
+    const { wal, markers } = await judged(world, { from });
+    assert.deepEqual(wal.map(({ status }) => status), ["success"]);
+    assert.ok(markers.filter(({ bump }) => bump).length >= 4);
+  },
+);
+
+Deno.test(
+  "frozen with a Txn to settle, it wakes up when another leads: it writes nothing any more",
+  strict,
+  async () => {
+    await using world = await makeWorld();
+    const from = await world.etcd.revision();
+    const frozen = await streaming(world);
+    const { release } = await writeAndHold(world, [["etcd_set($1, 'x')", [world.key("a")]]]);
+    await untilBlocked(world, frozen, /etcd_drain_turn/);
+    frozen.kill("SIGSTOP");
+    await release();
+    const next = world.program();
+    await untilStreaming(world, next);
+    await world.sql("select etcd_set($1, 'y')", [world.key("a")]);
+    await quiet(world);
+    const holder = (await world.state())!.holder;
+    frozen.kill("SIGCONT");
+    await frozen.until((line) => line.msg === "standing by: another instance is the writer");
+    await world.sql("select etcd_set($1, 'z')", [world.key("a")]);
+    await quiet(world);
+    assert.equal((await world.state())!.holder, holder, "the place was not taken from the one who works");
+    const run = await record(world, { from });
+    assertKept(run);
+    assert.deepEqual(run.wal.map(({ status }) => status), ["success", "success", "success"]);
+  },
+);
