@@ -1,7 +1,7 @@
 /** Stopping and retrying, once for the whole program. */
 
-/** Sleeps; returns early when `signal` aborts. */
-export function sleep(ms: number, signal: AbortSignal): Promise<void> {
+/** Sleeps; returns early when `signal` aborts, or when the function that `wakeable` is given is called. */
+export function sleep(ms: number, signal: AbortSignal, wakeable?: (wake: () => void) => void): Promise<void> {
   if (signal.aborted) return Promise.resolve();
   return new Promise((resolve) => {
     const done = () => {
@@ -11,6 +11,7 @@ export function sleep(ms: number, signal: AbortSignal): Promise<void> {
     };
     const timer = setTimeout(done, ms);
     signal.addEventListener("abort", done, { once: true });
+    wakeable?.(done);
   });
 }
 

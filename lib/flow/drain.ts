@@ -28,20 +28,23 @@ const IDLE = next("draining", "wal-empty");
  * after it had looked for the last time.
  */
 export async function waitForWal(leadership: Leadership, signal: AbortSignal): Promise<"wal-waiting" | null> {
-  let poll = POLL_FIRST_MS;
   await park(leadership.drain); // the last leader may have ended awake, and then no writer would notify
-  while (!signal.aborted) {
-    const heard = new AbortController();
-    const forget = leadership.onWalNotify(() => heard.abort());
-    try {
+  let heard = false;
+  let wake = () => {};
+  const forget = leadership.onWalNotify(() => {
+    heard = true;
+    wake();
+  });
+  try {
+    for (let poll = POLL_FIRST_MS; !signal.aborted; poll = Math.min(poll * 2, POLL_MOST_MS)) {
+      heard = false;
       if (await isWaiting(leadership.drain)) return "wal-waiting";
-      await sleep(poll, AbortSignal.any([signal, heard.signal]));
-    } finally {
-      forget();
+      if (!heard) await sleep(poll, signal, (waker) => wake = waker);
     }
-    poll = Math.min(poll * 2, POLL_MOST_MS);
+    return null;
+  } finally {
+    forget();
   }
-  return null;
 }
 
 /** Drains until the WAL is empty. A batch in flight is settled also when `signal` aborts (null). */

@@ -55,7 +55,7 @@ export async function lead(stream: Stream, signal: AbortSignal): Promise<Leaders
     "etcd_sync_wal",
     (schema) => schema === stream.settings.schema && wakers.forEach((wake) => wake()),
   );
-  opened.use(renewing(session, place, [session, mirror, drain].map((s) => s.pid), lost));
+  opened.use(renewing(session, place, taken.streamId, [session, mirror, drain].map((s) => s.pid), lost));
   const stack = opened.move();
   return {
     place,
@@ -87,7 +87,7 @@ async function waitForPlace(
   for (let standby = false;; standby = true) {
     // a lock that is free says that the holder's session is gone, whatever its lease
     const freed = await tryLock(session, streamId);
-    if (!freed) await endHolder(session);
+    await endHolder(session, freed);
     const row = await takePlace(session, holder, freed);
     if (row) return row;
     if (!standby) {
@@ -98,12 +98,21 @@ async function waitForPlace(
   }
 }
 
-function renewing(session: Session, place: Place, pids: number[], lost: AbortController): AsyncDisposable {
+function renewing(
+  session: Session,
+  place: Place,
+  streamId: string,
+  pids: number[],
+  lost: AbortController,
+): AsyncDisposable {
   const stop = new AbortController();
+  let locked = false;
   const done = (async () => {
     while (!stop.signal.aborted) {
       try {
         await renewLease(session, place, pids);
+        // taken from a frozen holder, whose session had the lock: without it the place would look free
+        locked ||= await tryLock(session, streamId);
       } catch (error) {
         lost.abort(new LostPlace(`the lease was not renewed: ${sentence(error)}`, { cause: error }));
         return;

@@ -181,14 +181,16 @@ export async function tryLock(session: Session, streamId: string): Promise<boole
 }
 
 /**
- * Ends the sessions of a holder whose lease has run out: frozen, it may keep locks in an open transaction. Pids come
- * again, so only sessions of this program are ended.
+ * Ends the sessions of a holder whose lease has run out, or whose own session is gone (`freed`): one that waits for a
+ * lock does not notice that its client has died, and keeps the state row locked. Pids come again, so only sessions of
+ * this program are ended.
  */
-export async function endHolder(session: Session): Promise<void> {
+export async function endHolder(session: Session, freed: boolean): Promise<void> {
   await session.run(
     "end-holder",
     `select pg_terminate_backend(a.pid) from etcd_sync_state s join pg_stat_activity a on a.pid = any (s.holder_pids)
-     where s.lease_until < clock_timestamp() and a.application_name like 'etcd-pg-sync%' and a.pid <> pg_backend_pid()`,
+     where ($1 or s.lease_until < clock_timestamp()) and a.application_name like 'etcd-pg-sync%' and a.pid <> pg_backend_pid()`,
+    [freed],
   );
 }
 

@@ -35,6 +35,7 @@ export async function runProgram(args: string[], env: Record<string, string> = {
 
 export class Program implements AsyncDisposable {
   readonly pid: number;
+  readonly started = new Date();
   /** The JSON lines that it logged */
   readonly logs: LogLine[] = [];
   /** All that it wrote, for the message of a failed wait */

@@ -40,18 +40,17 @@ export async function hold(session: Session, lock: string): Promise<() => Promis
   return async () => void await session.sql("commit");
 }
 
-/** Waits until a session of the program waits for a lock; what it was about to do. */
-export async function untilBlocked(world: World, program: Program, query: RegExp = /./): Promise<string> {
-  let found: string | undefined;
+/** Waits until a session of this program waits for a lock (those of a killed one may wait too). */
+export async function untilBlocked(world: World, program: Program, query: RegExp): Promise<void> {
   await program.until(async () => {
     const rows = await world.sql(
       `select query from pg_stat_activity
-       where application_name like 'etcd-pg-sync%' and wait_event_type = 'Lock' and datname = current_database()`,
+       where application_name like 'etcd-pg-sync%' and wait_event_type = 'Lock' and datname = current_database()
+         and backend_start > $1`,
+      [program.started],
     );
-    found = rows.map((row) => row.query as string).find((text) => query.test(text));
-    return found !== undefined;
+    return rows.some((row) => query.test(row.query));
   });
-  return found!;
 }
 
 /** The audit's rows of one kind, oldest first. */
