@@ -19,7 +19,7 @@ create table etcd_wal (
   revision bigint not null,              -- base: what the writer saw, 0 = absent
   seen_revision bigint not null,         -- own writes up to here are in the base
   strict boolean not null default false, -- compare-and-set on exactly `revision`
-  status text not null default 'pending' check (status in ('pending', 'success', 'conflict', 'failed')),
+  status text not null default 'pending', -- pending, success, conflict, failed
   expected_revision bigint,              -- what etcd was asked to compare with
   result_revision bigint,                -- success: where it was applied; conflict: who won
   retry_count integer not null default 0,
@@ -27,8 +27,7 @@ create table etcd_wal (
   batch_id bigint,
   ts timestamptz not null,               -- start of the transaction; txids start again after a dump and restore
   settled_at timestamptz,
-  unique (key, txid, ts),
-  check (num_nonnulls(value, value_bytes) = case when tombstone then 0 else 1 end)
+  unique (key, txid, ts)
 ) with (fillfactor = 50);
 create index etcd_wal_txid on etcd_wal (txid);
 

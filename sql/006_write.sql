@@ -8,7 +8,22 @@ language sql immutable as $$
   from etcd_key_bytes(_key) b
 $$;
 
--- What a writer of _key sees, in one snapshot; no row where the write is refused. Inlined into its callers.
+-- Bytes of a value; null where it is not exactly one of text and bytes, or of a tombstone not none.
+create function etcd_wal_value_bytes(_value text, _value_bytes bytea, _tombstone boolean) returns integer
+language sql immutable as $$
+  select case when num_nonnulls(_value, _value_bytes) = case when _tombstone then 0 else 1 end
+    then coalesce(octet_length(_value), octet_length(_value_bytes), 0) end
+$$;
+
+-- The timeline of a base that the mirror has no longer, or not yet.
+create function etcd_wal_base_timeline(_key text, _base bigint, _timeline bigint) returns bigint
+language sql stable as $$
+  select coalesce(min(a.timeline), _timeline) from generate_series(1, _timeline) t
+  join etcd_archive a on a.timeline = t and a.key = _key and a.revision = _base and not a.tombstone
+$$;
+
+-- What a writer of _key sees, in one snapshot; no row where the write is refused. Inlined into its callers: what is
+-- rare is called, since a part of a plan costs its start even where it never runs.
 --
 -- seen_revision: a later own write of the key that is newer than this has to be followed by the drain; an older one
 -- is in the base. The key's own newest event (row or tombstone) serves as well as the checkpoint of the snapshot,
@@ -16,24 +31,22 @@ $$;
 -- checkpoint too: it is written after the mirror had committed it, so who sees it sees that mirror.
 -- A base that is given (OLD.revision) was read by an earlier snapshot: it alone says what was seen. With the gate's
 -- newer one an own write between the two would count as seen and the row would conflict with it.
-create function etcd_wal_seen(_key text, _bytes integer, _base bigint, _insert boolean)
-returns table (timeline bigint, revision bigint, seen_revision bigint, parked boolean)
+create function etcd_wal_seen(_key text, _bytes integer, _base bigint)
+returns table (timeline bigint, revision bigint, seen_revision bigint, present boolean, parked boolean)
 language sql stable as $$
   select
     case
       when _base is null then coalesce(k.timeline, g.timeline)
       when _base = 0 then g.timeline
       when k.revision = _base then k.timeline
-      else coalesce((
-        select min(a.timeline) from generate_series(1, g.timeline) t
-        join etcd_archive a on a.timeline = t and a.key = _key and a.revision = _base and not a.tombstone
-      ), g.timeline)
+      else etcd_wal_base_timeline(_key, _base, g.timeline)
     end,
     coalesce(_base, k.revision, 0),
     case when _base > 0 then _base else greatest(g.seen_revision, coalesce(k.revision, (
       select a.revision from etcd_archive a where a.timeline = g.timeline and a.key = _key
       order by a.revision desc limit 1
     ), 0)) end,
+    k.key is not null,
     g.parked
   from etcd_sync_gate g
   left join etcd_kv k on k.key = _key
@@ -41,10 +54,6 @@ language sql stable as $$
     and case when strpos(_key, '\x') = 0 and g.prefix_text is not null
       then starts_with(_key, g.prefix_text) and not starts_with(_key, '/_etcd-pg-sync/')
       else etcd_escaped_key_allowed(_key, g.prefix) end
-    and (not _insert or k.key is null or exists (
-      select from etcd_wal w
-      where w.txid = pg_current_xact_id_if_assigned() and w.ts = transaction_timestamp() and w.key = _key
-    ))
 $$;
 
 -- Says why a write was refused.
@@ -64,6 +73,10 @@ begin
   elsif octet_length(_key) > g.max_key_bytes then
     raise exception using errcode = 'ZE002',
       message = format('Cannot write key %L of %s bytes: a key has 1 to %s bytes', shown, octet_length(_key), g.max_key_bytes);
+  elsif _bytes is null then
+    raise exception using errcode = 'ZE003',
+      message = format('Cannot write key %L: exactly one of value and value_bytes must be given, for a tombstone none', shown),
+      hint = 'To remove a key, delete it.';
   elsif _bytes > g.max_value_bytes then
     raise exception using errcode = 'ZE003',
       message = format('Cannot write key %L: its value has %s bytes, the limit is %s', shown, _bytes, g.max_value_bytes);
@@ -105,57 +118,86 @@ begin
 end $$;
 
 -- A NOTIFY serializes the commits of all who send one, so it is sent only while the drain sleeps.
-create function etcd_wal_wake() returns void
-language sql set search_path from current as $$
-  select pg_notify('etcd_sync_wal', current_schema()::text)
-  where coalesce(current_setting('etcd_sync.notify', true), '') <> 'off'
-$$;
+create function etcd_wal_wake() returns boolean
+language plpgsql set search_path from current as $$
+begin
+  if coalesce(current_setting('etcd_sync.notify', true), '') <> 'off' then
+    perform pg_notify('etcd_sync_wal', current_schema()::text);
+  end if;
+  return true;
+end $$;
+
+-- The header of this transaction: made by its first write, moved to its last one at commit.
+create function etcd_wal_header(_seq bigint, _first_id bigint) returns void
+language plpgsql set search_path from current as $$
+begin
+  insert into etcd_wal_tx as t (seq, txid, ts, first_id)
+  values (_seq, pg_current_xact_id(), transaction_timestamp(), _first_id)
+  on conflict (txid, ts) do update set moved = true, first_id = least(t.first_id, excluded.first_id)
+  where not t.moved or excluded.first_id < t.first_id;
+end $$;
+
+-- Replaces this transaction's own pending write of the key, which keeps its id and base; strict if either was.
+-- Returns its id, null where there is none.
+create function etcd_wal_replace(
+  _key text, _value text, _value_bytes bytea, _tombstone boolean,
+  _base bigint, _strict boolean, _keep_lease boolean, _insert boolean
+) returns bigint
+language plpgsql set search_path from current as $$
+declare
+  _bytes integer := etcd_wal_value_bytes(_value, _value_bytes, _tombstone);
+  _id bigint;
+begin
+  select w.id into _id from etcd_wal w
+  where w.key = _key and w.txid = pg_current_xact_id() and w.ts = transaction_timestamp();
+  if not found then
+    return null;
+  end if;
+  update etcd_wal w set value = _value, value_bytes = _value_bytes, tombstone = _tombstone,
+    keep_lease = w.keep_lease and _keep_lease, strict = w.strict or _strict
+  from etcd_wal_seen(_key, _bytes, _base) s
+  where w.id = _id and w.status = 'pending'
+    and case when _insert then w.tombstone when _strict then w.revision = s.revision else true end
+    and (not s.parked or etcd_wal_wake());
+  if not found then
+    perform etcd_wal_refuse(_key, _bytes, _insert);
+  end if;
+  perform etcd_wal_header(_id, _id);
+  return _id;
+end $$;
 
 -- Queues one write and returns its id. _base: null = what the mirror has now; else OLD.revision, or what
--- compare-and-set asks for. A second write of a key in a transaction replaces the pending first, and keeps its id and
--- base; strict if either was.
+-- compare-and-set asks for. _insert: the key must not be there.
 create function etcd_wal_write(
   _key text, _value text, _value_bytes bytea, _tombstone boolean,
   _base bigint, _strict boolean, _keep_lease boolean, _insert boolean
 ) returns bigint
 language plpgsql security definer set search_path from current set plan_cache_mode = force_generic_plan as $$
 declare
-  _bytes integer := coalesce(octet_length(_value), octet_length(_value_bytes), 0);
+  _bytes integer := etcd_wal_value_bytes(_value, _value_bytes, _tombstone);
+  _first boolean := pg_current_xact_id_if_assigned() is null; -- then it has no row and no header yet
   _id bigint;
-  _parked boolean;
 begin
-  if not _tombstone and (_value is null) = (_value_bytes is null) then
-    raise exception using errcode = 'ZE003',
-      message = format('Cannot write key %L: exactly one of value and value_bytes must be given', left(_key, 100)),
-      hint = 'To remove a key, delete it.';
+  if not _first then
+    _id := etcd_wal_replace(_key, _value, _value_bytes, _tombstone, _base, _strict, _keep_lease, _insert);
   end if;
-  with seen as materialized (
-    select * from etcd_wal_seen(_key, _bytes, _base, _insert)
-  ), written as (
-    insert into etcd_wal as w (txid, ts, key, value, value_bytes, tombstone, keep_lease, timeline, revision, seen_revision, strict)
+  if _id is null then
+    insert into etcd_wal (txid, ts, key, value, value_bytes, tombstone, keep_lease, timeline, revision, seen_revision, strict)
     select pg_current_xact_id(), transaction_timestamp(), _key, _value, _value_bytes, _tombstone, _keep_lease,
       s.timeline, s.revision, s.seen_revision, _strict
-    from seen s
-    on conflict (key, txid, ts) do update
-    set value = excluded.value, value_bytes = excluded.value_bytes, tombstone = excluded.tombstone,
-      keep_lease = w.keep_lease and excluded.keep_lease, strict = w.strict or excluded.strict
-    where w.status = 'pending'
-      and case when _insert then w.tombstone when _strict then w.revision = excluded.revision else true end
-    returning w.id
-  ), header as (
-    insert into etcd_wal_tx as t (seq, txid, ts, first_id)
-    select w.id, pg_current_xact_id(), transaction_timestamp(), w.id from written w
-    on conflict (txid, ts) do update set moved = true where not t.moved
-  )
-  select w.id, s.parked into _id, _parked from written w, seen s;
-  if _id is null then
-    perform etcd_wal_refuse(_key, _bytes, _insert);
+    from etcd_wal_seen(_key, _bytes, _base) s
+    where not (_insert and s.present) and (not s.parked or etcd_wal_wake())
+    returning id into _id;
+    if _id is null then
+      perform etcd_wal_refuse(_key, _bytes, _insert);
+    elsif _first then
+      insert into etcd_wal_tx (seq, txid, ts, first_id) values (_id, pg_current_xact_id(), transaction_timestamp(), _id);
+    else
+      perform etcd_wal_header(_id, _id);
+    end if;
   end if;
   if _tombstone then
     perform etcd_wal_count_delete(_key);
-  end if;
-  if _parked then
-    perform etcd_wal_wake();
   end if;
   return _id;
 end $$;
@@ -164,32 +206,26 @@ end $$;
 create function etcd_wal_insert() returns trigger
 language plpgsql security definer set search_path from current as $$
 declare
-  _bytes integer := coalesce(octet_length(new.value), octet_length(new.value_bytes), 0);
+  _bytes integer := etcd_wal_value_bytes(new.value, new.value_bytes, new.tombstone);
   seen record;
 begin
-  if exists (select from etcd_wal w where w.txid = pg_current_xact_id() and w.ts = transaction_timestamp() and w.key = new.key) then
-    perform etcd_wal_write(new.key, new.value, new.value_bytes, new.tombstone, new.revision, new."strict", false, false);
-    return null;
+  if etcd_wal_replace(new.key, new.value, new.value_bytes, new.tombstone, new.revision, new."strict", false, false) is null then
+    select * into seen from etcd_wal_seen(new.key, _bytes, new.revision) s where not s.parked or etcd_wal_wake();
+    if not found then
+      perform etcd_wal_refuse(new.key, _bytes, false);
+    end if;
+    perform etcd_wal_header(new.id, new.id);
+    new.txid := pg_current_xact_id();
+    new.ts := transaction_timestamp();
+    new.timeline := seen.timeline;
+    new.revision := seen.revision;
+    new.seen_revision := seen.seen_revision;
+    new.status := 'pending';
   end if;
-  select * into seen from etcd_wal_seen(new.key, _bytes, new.revision, false);
-  if not found then
-    perform etcd_wal_refuse(new.key, _bytes, false);
-  end if;
-  new.txid := pg_current_xact_id();
-  new.ts := transaction_timestamp();
-  new.timeline := seen.timeline;
-  new.revision := seen.revision;
-  new.seen_revision := seen.seen_revision;
-  new.status := 'pending';
-  insert into etcd_wal_tx as t (seq, txid, ts, first_id) values (new.id, new.txid, new.ts, new.id)
-  on conflict (txid, ts) do update set moved = true where not t.moved;
   if new.tombstone then
     perform etcd_wal_count_delete(new.key);
   end if;
-  if seen.parked then
-    perform etcd_wal_wake();
-  end if;
-  return new;
+  return case when new.txid is not null then new end;
 end $$;
 create trigger etcd_wal_insert before insert on etcd_wal
 for each row when (new.txid is null) execute function etcd_wal_insert();
@@ -222,7 +258,7 @@ begin
     select * into w from etcd_wal where id = wal_id;
     if not found then
       raise exception using errcode = 'ZE010', message = format('Cannot wait for write %s: there is no such row in etcd_wal', wal_id);
-    elsif w.status = 'pending' and w.txid = pg_current_xact_id_if_assigned() then
+    elsif w.status = 'pending' and w.txid = pg_current_xact_id_if_assigned() and w.ts = transaction_timestamp() then
       raise exception using errcode = 'ZE010',
         message = format('Cannot wait for write %s in the transaction that wrote it: commit first', wal_id);
     elsif w.status in ('conflict', 'failed') or w.status = 'success' and exists (
@@ -261,17 +297,24 @@ create function etcd_retry(wal_id bigint) returns bigint
 language plpgsql security definer set search_path from current as $$
 declare
   ids bigint[] := etcd_wal_unsettled_ids(wal_id);
+  w etcd_wal;
+  seen record;
 begin
-  update etcd_wal w set status = 'pending', txid = pg_current_xact_id(), ts = transaction_timestamp(),
-    timeline = s.timeline, revision = s.revision, seen_revision = s.seen_revision, retry_count = w.retry_count + 1,
-    expected_revision = null, result_revision = null, error_message = null, batch_id = null, settled_at = null
-  from unnest(ids) u(id) join etcd_wal o using (id), lateral etcd_wal_seen(o.key, 0, null, false) s
-  where w.id = u.id;
-  insert into etcd_wal_tx as t (seq, txid, ts, first_id)
-  values (nextval('etcd_wal_id_seq'), pg_current_xact_id(), transaction_timestamp(), ids[1])
-  on conflict (txid, ts) do update set moved = true, first_id = least(t.first_id, excluded.first_id);
-  perform etcd_wal_wake();
+  for w in select * from etcd_wal r where r.id = any (ids) order by r.id loop
+    select * into seen from etcd_wal_seen(w.key, 0, null) s where not s.parked or etcd_wal_wake();
+    if not found then
+      perform etcd_wal_refuse(w.key, 0, false);
+    end if;
+    update etcd_wal r set status = 'pending', txid = pg_current_xact_id(), ts = transaction_timestamp(),
+      timeline = seen.timeline, revision = seen.revision, seen_revision = seen.seen_revision, retry_count = r.retry_count + 1,
+      expected_revision = null, result_revision = null, error_message = null, batch_id = null, settled_at = null
+    where r.id = w.id;
+  end loop;
+  perform etcd_wal_header(nextval('etcd_wal_id_seq'), ids[1]);
   return cardinality(ids);
+exception when unique_violation then
+  raise exception using errcode = 'ZE007',
+    message = format('Cannot retry write %s: this transaction has written one of its keys already', wal_id);
 end $$;
 comment on function etcd_retry(bigint) is 'Queues the whole transaction of a conflict or failed row again, on today''s revisions; returns its number of rows';
 

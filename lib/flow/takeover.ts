@@ -18,7 +18,7 @@ import { bumpMarker, markerHistory, readOwnMarker, type StoredMarker, walkBack }
 import { Backoff } from "../lifecycle.ts";
 import type { Session } from "../postgres/client.ts";
 import { type Place, raiseEpoch, type StreamRow, writeEvent } from "../postgres/state.ts";
-import { pendingRows, settleDoubtful, settleInFlight, settleRecovered } from "../postgres/wal.ts";
+import { fence, pendingRows, settleDoubtful, settleInFlight, settleRecovered } from "../postgres/wal.ts";
 import { type Leadership, markerKey, type Stream } from "../stream.ts";
 
 /**
@@ -54,15 +54,22 @@ async function resolveBatch(stream: Stream, leadership: Leadership): Promise<voi
   const { before, revision } = await bump(stream, session, place, row);
   const old = before?.marker;
   const resolution = isGone(before, row)
-    ? await markerGone(stream, session, row)
+    ? await markerGone(stream, session, place, row)
     : resolve(row, old && { ...old, modRevision: before!.modRevision });
-  if (resolution.kind === "commits-lost") await recoverCommits(stream, session, row, before!);
-  const next = { batch: Math.max(row.batchId, old?.batch ?? 0), markerRevision: revision };
+  if (resolution.kind === "commits-lost") await recoverCommits(stream, session, place, row, before!);
+  // the marker's batch with its holder, or the next leader takes it for one that PostgreSQL has lost
+  const newest = old && old.batch >= row.batchId ? old : { batch: row.batchId, batchHolder: row.batchHolder };
+  const next = { batch: newest.batch, batchHolder: newest.batchHolder, markerRevision: revision };
   await settleInFlight(session, place, row.batchId, resolution.kind === "applied" ? resolution : null, next);
   if (resolution.kind !== "nothing") {
     stream.log.info({ batch: row.batchId, outcome: resolution.kind }, "resolved the batch in flight");
   }
-  Object.assign(row, { batchId: next.batch, markerRevision: revision, batchRows: [] });
+  Object.assign(row, {
+    batchId: next.batch,
+    batchHolder: next.batchHolder,
+    markerRevision: revision,
+    batchRows: [],
+  });
   Object.assign(batch, {
     id: next.batch,
     markerRevision: revision,
@@ -129,27 +136,29 @@ async function bump(
 }
 
 /** Somebody deleted the marker: its history, as far as etcd has it, tells what became of the batch in flight. */
-async function markerGone(stream: Stream, session: Session, row: StreamRow): Promise<Resolution> {
+async function markerGone(
+  stream: Stream,
+  session: Session,
+  place: Place,
+  row: StreamRow,
+): Promise<Resolution> {
   stream.log.warn(
     { stream: stream.settings.name },
     "the marker was deleted in etcd; resolving by its history",
   );
-  await writeEvent(session, "marker-gone", row.timeline, { revision: row.revision });
-  if (row.batchRows.length === 0) return { kind: "nothing" };
-  const { puts, since } = await markerHistory(stream.kv, markerKey(stream.settings.name));
-  for (const { marker, modRevision } of puts) {
-    const resolution = marker && resolve(row, { ...marker, modRevision });
-    if (resolution?.kind === "applied") return resolution;
-  }
-  if (since > row.markerRevision) {
-    await settleDoubtful(
-      session,
-      row.batchId,
-      { ids: row.batchRows },
-      "It may have been applied: the marker's history is lost",
-    );
-  }
-  return { kind: "not-applied" };
+  const { puts, since } = row.batchRows.length === 0
+    ? { puts: [], since: 0 }
+    : await markerHistory(stream.kv, markerKey(stream.settings.name));
+  const applied = puts.map(({ marker, modRevision }) => marker && resolve(row, { ...marker, modRevision }))
+    .find((resolution) => resolution?.kind === "applied");
+  await session.transaction(async () => {
+    await fence(session, place, row.batchId);
+    await writeEvent(session, "marker-gone", row.timeline, { revision: row.revision });
+    if (applied || since <= row.markerRevision) return;
+    const lost = "It may have been applied: the marker's history is lost";
+    await settleDoubtful(session, row.batchId, { ids: row.batchRows }, lost);
+  });
+  return applied ?? { kind: row.batchRows.length === 0 ? "nothing" : "not-applied" };
 }
 
 /**
@@ -160,28 +169,33 @@ async function markerGone(stream: Stream, session: Session, row: StreamRow): Pro
 async function recoverCommits(
   stream: Stream,
   session: Session,
+  place: Place,
   row: StreamRow,
   before: StoredMarker,
 ): Promise<void> {
+  // the row's own batch too, where it was still in flight when PostgreSQL saw it last
+  const settled = (marker: Marker) => marker.batchHolder === row.batchHolder && row.batchRows.length === 0;
   const known = (marker: Marker) =>
-    marker.batch < row.batchId || (marker.batch === row.batchId && marker.batchHolder === row.batchHolder);
+    marker.batch < row.batchId || (marker.batch === row.batchId && settled(marker));
   const { batches, whole } = await walkBack(stream.kv, markerKey(stream.settings.name), before, known);
-  let recovered = 0;
+  const recovered: { id: number; key: string }[] = [];
   await session.transaction(async () => {
+    await fence(session, place, row.batchId);
     for (const { marker, revision } of batches.toReversed()) {
       const named = new Map(marker.rows.map(([id, expected, sum]) => [id, { expected, sum }]));
       const pending = await pendingRows(session, [...named.keys()]);
       const same = pending.filter((row) => digest(row) === named.get(Number(row.id))!.sum);
       const ids = same.map((row) => Number(row.id));
       await settleRecovered(session, marker.batch, revision, ids, ids.map((id) => named.get(id)!.expected));
-      await settleDoubtful(
-        session,
-        marker.batch,
-        { keys: same.map((row) => row.key), before: ids },
-        "A later write of this key was applied before PostgreSQL lost commits",
-      );
-      recovered += ids.length;
+      recovered.push(...same.map((row) => ({ id: Number(row.id), key: row.key })));
     }
+    // after all of them: a lower id can stand in a later batch
+    await settleDoubtful(
+      session,
+      row.batchId,
+      { keys: recovered.map(({ key }) => key), before: recovered.map(({ id }) => id) },
+      "A later write of this key was applied before PostgreSQL lost commits",
+    );
     if (!whole) {
       await settleDoubtful(
         session,
@@ -191,11 +205,11 @@ async function recoverCommits(
       );
     }
     await writeEvent(session, "commits-lost", row.timeline, {
-      detail: { batches: batches.length, rows: recovered, whole },
+      detail: { batches: batches.length, rows: recovered.length, whole },
     });
   });
   stream.log.warn(
-    { batches: batches.length, rows: recovered, whole },
+    { batches: batches.length, rows: recovered.length, whole },
     "PostgreSQL had lost commits; recovered them from the marker",
   );
 }

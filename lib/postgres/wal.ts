@@ -140,20 +140,25 @@ export async function settledWrites(
   return Map.groupBy(found, (write) => write.key);
 }
 
+/** The first statement of a transaction on the WAL: locks the state row, and stops who is no longer the writer. */
+export async function fence(session: Session, place: Place, batch: number): Promise<void> {
+  await fencedRun(session, "fence-drain", "select etcd_drain_fence($1, $2, $3)", [
+    place.epoch,
+    place.holder,
+    batch,
+  ]);
+}
+
 /** Begins a leadership with the batch in flight resolved: settled as applied, or free to be claimed anew. */
 export async function settleInFlight(
   session: Session,
   place: Place,
   batch: number,
   applied: { revision: number; ids: number[]; expected: number[] } | null,
-  next: { batch: number; markerRevision: number },
+  next: { batch: number; batchHolder: string | null; markerRevision: number },
 ): Promise<void> {
   await session.transaction(async () => {
-    await fencedRun(session, "fence-drain", "select etcd_drain_fence($1, $2, $3)", [
-      place.epoch,
-      place.holder,
-      batch,
-    ]);
+    await fence(session, place, batch);
     if (applied) {
       await session.run("settle-applied", "select etcd_drain_applied($1, $2, $3, $4)", [
         batch,
@@ -164,8 +169,8 @@ export async function settleInFlight(
     }
     await session.run(
       "clear-batch",
-      "update etcd_sync_state set batch_rows = '{}', batch_id = $1, marker_revision = $2, updated_at = clock_timestamp()",
-      [next.batch, next.markerRevision],
+      "update etcd_sync_state set batch_rows = '{}', batch_id = $1, batch_holder = $2, marker_revision = $3, updated_at = clock_timestamp()",
+      [next.batch, next.batchHolder, next.markerRevision],
     );
   });
 }

@@ -1,9 +1,18 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { quiet, readEvents, readMarkers, takeSnapshot } from "../support/history.ts";
-import { events, hold, killed, streaming, strict, untilBlocked, untilStreaming } from "../support/run.ts";
+import {
+  crashed,
+  events,
+  heldScan,
+  killed,
+  streaming,
+  strict,
+  untilBlocked,
+  untilStreaming,
+} from "../support/run.ts";
 import { manyPuts, nastyPairs } from "../support/samples.ts";
-import { eventually, makeWorld, type World } from "../support/world.ts";
+import { makeWorld, type World } from "../support/world.ts";
 
 /** The mirror has what etcd has, at its checkpoint. */
 async function assertMirrored(world: World, prefix: string | Uint8Array = world.prefix): Promise<void> {
@@ -94,28 +103,11 @@ Deno.test("a key too long for an index is skipped with one event, the rest is mi
 Deno.test("killed between two pages: the scan goes on from its cursor", strict, async () => {
   await using world = await makeWorld();
   for (const ops of manyPuts(world.prefix, 10_300)) await world.etcd.txn(ops);
-  await using blocker = world.session();
-  const program = world.program();
-  // the first page is held before its commit, so that the lock on the second is there in time
-  await program.until(async () => (await world.state().catch(() => undefined))?.holder);
-  let release = await hold(blocker, "lock table etcd_kv in exclusive mode");
-  await untilBlocked(world, program, /^copy/).catch(() => {});
-  await using second = world.session();
-  await second.sql("begin");
-  const queued = second.sql("lock table etcd_kv in exclusive mode");
-  await eventually(async () =>
-    (await world.sql(
-      "select 1 from pg_stat_activity where query like 'lock table%' and wait_event_type = 'Lock'",
-    )).length
-  );
-  await release();
-  release = async () => void await second.sql("commit");
-  await queued;
-  await untilBlocked(world, program);
-  const held = (await world.state())!;
-  assert.equal(held.state, "bootstrap");
-  assert.ok(held.scan_cursor, "the first page is committed");
-  await killed(program);
+  const { program, nextStep, release } = await heldScan(world);
+  await nextStep();
+  await untilBlocked(world, program, /etcd_kv/);
+  assert.ok((await world.state())!.scan_cursor, "the first page is committed");
+  await crashed(world, program);
   await release();
   // what happens while it is down, on both sides of the cursor
   await world.etcd.delete(world.key("many/000001"));
@@ -132,13 +124,11 @@ Deno.test(
   strict,
   async () => {
     await using world = await makeWorld();
-    for (const ops of manyPuts(world.prefix, 300)) await world.etcd.txn(ops);
-    await using blocker = world.session();
-    const first = world.program();
-    await first.until(async () => (await world.state().catch(() => undefined))?.holder);
-    const release = await hold(blocker, "lock table etcd_kv in exclusive mode");
-    await untilBlocked(world, first).catch(() => {});
-    await killed(first);
+    for (const ops of manyPuts(world.prefix, 10_300)) await world.etcd.txn(ops);
+    const { program, nextStep, release } = await heldScan(world);
+    await nextStep();
+    await untilBlocked(world, program, /etcd_kv/);
+    await killed(program);
     await release();
     await world.etcd.delete(world.key("many/000001"));
     await world.etcd.compact(await world.etcd.put(world.key("many/000002"), "changed"));
@@ -264,5 +254,5 @@ Deno.test("what changes while the scan runs is in the mirror when it has caught 
   await assertMirrored(world);
   assert.equal((await world.state())?.timeline, 1, "no history was replaced");
   assert.ok((await readEvents(world, from)).length > 0);
-  assert.equal((await readMarkers(world)).length, 1);
+  assert.equal((await readMarkers(world, from)).length, 1);
 });

@@ -10,7 +10,9 @@
 import assert from "node:assert/strict";
 import { assertKept, judged, quiet, Reader, record } from "../support/history.ts";
 import {
+  crashed,
   hold,
+  holdDrain,
   killed,
   streaming,
   strict,
@@ -30,7 +32,7 @@ Deno.test("A: killed with events received and not committed, they are applied on
   await world.etcd.txn([{ put: world.key("a"), value: "1" }, { put: world.key("b"), value: "1" }]);
   await world.etcd.txn([{ delete: world.key("a") }, { put: world.key("b"), value: "2" }]);
   await untilBlocked(world, program, /etcd_kv/);
-  await killed(program);
+  await crashed(world, program);
   await release();
   await streaming(world);
   await quiet(world);
@@ -54,10 +56,10 @@ Deno.test("B: killed with rows committed and not claimed, they arrive", strict, 
   await using world = await makeWorld();
   const from = await world.etcd.revision();
   const program = await streaming(world);
-  const release = await hold(world.session(), "lock table etcd_sync_gate in exclusive mode"); // a claim wakes the gate
+  const release = await holdDrain(world);
   await world.sql("select etcd_set($1, '1')", [world.key("a")]);
   await untilBlocked(world, program, /etcd_drain_turn/);
-  await killed(program);
+  await crashed(world, program);
   await release();
   await streaming(world);
   const { wal } = await judged(world, { from });
@@ -79,7 +81,7 @@ Deno.test(
     await world.sql("select etcd_set($1, '1')", [world.key("a")]);
     await world.sql("select etcd_set($1, '2')", [world.key("b")]);
     await eventually(async () => (await world.state())!.batch_rows.length > 0);
-    await killed(program);
+    await crashed(world, program);
     etcd.wake();
     await streaming(world);
     const { wal } = await judged(world, { from });
@@ -105,7 +107,7 @@ Deno.test(
     ]);
     await untilBlocked(world, program, /etcd_drain_turn/);
     assert.equal(String((await world.etcd.get(world.key("a")))?.value), "x", "etcd has applied it");
-    await killed(program);
+    await crashed(world, program);
     await release();
     await streaming(world);
     const { wal } = await judged(world, { from });
@@ -120,7 +122,7 @@ Deno.test("D: also where others have changed the keys since", strict, async () =
   await quiet(world);
   const { release } = await writeAndHold(world, [["etcd_set($1, 'ours')", [world.key("a")]]]);
   await untilBlocked(world, program, /etcd_drain_turn/);
-  await killed(program);
+  await crashed(world, program);
   await world.etcd.put(world.key("a"), "theirs");
   await release();
   await streaming(world);
@@ -141,7 +143,7 @@ Deno.test("D: a conflict whose settlement was lost is a conflict again", strict,
     ["etcd_set($1, 'ours')", [world.key("b")]],
   ]);
   await untilBlocked(world, program, /etcd_drain_turn/);
-  await killed(program);
+  await crashed(world, program);
   await release();
   await unmirrored();
   await streaming(world);
@@ -165,7 +167,7 @@ Deno.test(
     for (let i = 0; i < 2; i++) {
       const next = world.program();
       await untilBlocked(world, next, /etcd_drain_applied/);
-      await killed(next);
+      await crashed(world, next);
     }
     await release();
     await streaming(world);

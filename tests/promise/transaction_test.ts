@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { judged, latin1, quiet } from "../support/history.ts";
-import { events, hold, streaming, strict, untilBlocked } from "../support/run.ts";
+import { events, hold, holdDrain, streaming, strict, untilBlocked } from "../support/run.ts";
 import { nastyKeys, nastyValues } from "../support/samples.ts";
 import { transaction } from "../support/schema.ts";
 import type { ClientTransaction } from "../support/validators.ts";
@@ -60,7 +60,7 @@ Deno.test(
     const from = await world.etcd.revision();
     const program = await streaming(world);
     await quiet(world);
-    const release = await hold(world.session(), "lock table etcd_sync_gate in exclusive mode"); // the claim waits
+    const release = await holdDrain(world);
     await world.sql("select etcd_set($1, '0')", [world.key("first")]);
     await untilBlocked(world, program, /etcd_drain_turn/);
     for (let i = 0; i < 5; i++) {
@@ -145,7 +145,7 @@ Deno.test(
     const from = await world.etcd.revision();
     // the server takes 128 operations
     const program = await streaming(world, ["--max-txn-ops", "500"]);
-    const release = await hold(world.session(), "lock table etcd_sync_gate in exclusive mode");
+    const release = await holdDrain(world);
     await world.sql("select etcd_set($1, '1')", [world.key("before")]);
     await untilBlocked(world, program, /etcd_drain_turn/);
     await world.sql("select etcd_set($1 || n, n::text) from generate_series(1, 200) n", [world.key("k")]);

@@ -27,10 +27,22 @@ async function epochOf(world: World): Promise<number> {
   return (await world.state().catch(() => undefined))?.epoch ?? 0;
 }
 
-/** SIGKILL, and the end of its sessions: from here on nothing of it is under way. */
+/** SIGKILL. A session of it that waits for a lock does not notice, and would go on when it gets the lock. */
 export async function killed(program: Program): Promise<void> {
   program.kill("SIGKILL");
   await program.status;
+}
+
+/** SIGKILL, and the end of its sessions: from here on nothing of it is under way in PostgreSQL. */
+export async function crashed(world: World, program: Program): Promise<void> {
+  await killed(program);
+  await eventually(async () => {
+    const sessions = await world.sql(
+      `select pg_terminate_backend(pid) from pg_stat_activity
+       where application_name like 'etcd-pg-sync%' and datname = current_database()`,
+    );
+    return sessions.length === 0;
+  });
 }
 
 /** What `session` locks stays locked until it is let go. */
@@ -38,6 +50,19 @@ export async function hold(session: Session, lock: string): Promise<() => Promis
   await session.sql("begin");
   await session.sql(lock);
   return async () => void await session.sql("commit");
+}
+
+/** Holds the drain's next turn, and the mirror's next commit, by the state row; not for longer than the lease. */
+export async function holdDrain(world: World): Promise<() => Promise<void>> {
+  await eventually(async () => {
+    const [row] = await world.sql(
+      "select holder, marker_revision, parked from etcd_sync_state, etcd_sync_gate",
+    );
+    const marker = await world.etcd.get("/_etcd-pg-sync/default");
+    return row.parked && marker?.mod_revision === row.marker_revision &&
+      String(marker!.value).includes(row.holder);
+  });
+  return hold(world.session(), "select from etcd_sync_state for update");
 }
 
 /** Waits until a session of this program waits for a lock (those of a killed one may wait too). */

@@ -367,6 +367,12 @@ const bad: [PromiseNumber, string, (run: Good) => void, RegExp][] = [
   }, /epoch 2 took the place of epoch 3/],
   [
     6,
+    "two leaders of one epoch",
+    (run) => void run.log.bump(1, "h2", 4),
+    /epoch 1 took the place of epoch 1/,
+  ],
+  [
+    6,
     "a batch that is sent again",
     (run) => void run.log.batch(4, ["/b", "x"]),
     /batch 4 came after batch 4/,
@@ -400,6 +406,7 @@ Deno.test(
     run.split.push("t1");
     run.rows.chain.transaction = run.rows.chained.transaction = "t1";
     run.clients[1].outcome = "unknown";
+    run.log.bump(1, "h1", 4);
     run.wal.push(
       wal(8, "t8", "/a", "x", {
         revision: 12,
