@@ -18,7 +18,9 @@ const program = new Command("etcd-pg-sync")
   .description("Keeps a PostgreSQL database and an etcd keyspace in step, both ways.")
   .version(manifest.version)
   .exitOverride((error) => {
-    throw error.exitCode === 0 ? error : new Fatal("configuration", error.message.replace(/^error: /, ""));
+    throw error.exitCode === 0
+      ? error
+      : new Fatal("configuration", error.message.replace(/^error: /, "").replace(/\s*\n\s*/g, " "));
   })
   .configureOutput({ outputError: () => {} });
 

@@ -11,18 +11,23 @@ import { readStream, startScanAgain, startTimeline } from "./postgres/state.ts";
 import { readKey } from "./etcd/kv.ts";
 import { type Leadership, markerKey, type Stream } from "./stream.ts";
 
+/** A leadership that lasted so long was a healthy sign. */
+const HEALTHY_MS = 10_000;
+
 /** Runs a stream until `signal` aborts. Whatever breaks, it begins again as a new leader, or a standby. */
 export async function runStream(stream: Stream, signal: AbortSignal): Promise<void> {
   const backoff = new Backoff();
   while (!signal.aborted) {
+    let led = performance.now();
     try {
       await using leadership = await lead(stream, signal);
-      backoff.reset();
+      led = performance.now();
       await work(stream, leadership, AbortSignal.any([signal, leadership.lost]));
       if (leadership.lost.aborted && !signal.aborted) throw leadership.lost.reason;
     } catch (error) {
       if (signal.aborted) return;
       if (error instanceof Fatal) throw error;
+      if (performance.now() - led > HEALTHY_MS) backoff.reset();
       const level = backoff.attempts === 0 ? "warn" : "debug"; // one line an episode
       stream.log[level]({
         error: sentence(error),

@@ -26,6 +26,7 @@ export async function start(config: Config, log: Log, signal: AbortSignal): Prom
     dsn: config.postgresDsn,
     schema: config.schema,
     applicationName: `etcd-pg-sync ${config.stream}`.slice(0, 63),
+    blocked: (by) => log.warn({ by }, "locks of other sessions stand in the way; trying on"),
   };
   await openPostgres(config, postgres, log);
   const server = await openEtcd(config, kv, log);

@@ -3,6 +3,7 @@ import { Follower } from "./etcd/follow.ts";
 import { checkHistory } from "./etcd/history.ts";
 import { isTooLarge } from "./etcd/kv.ts";
 import { isWhole } from "./machine.ts";
+import { readProbe } from "./postgres/mirror.ts";
 import { type Leadership, markerKey, prefixRange, type Stream } from "./stream.ts";
 
 export type Opened =
@@ -26,7 +27,7 @@ export async function openWatch(stream: Stream, leadership: Leadership, position
     clusterId: at.clusterId,
     highWater: Math.max(at.revision, at.scanRevision),
     position,
-    probe: isWhole(at.state) ? at.probe : null,
+    probe: isWhole(at.state) ? await readProbe(leadership.mirror, at.probe) : null,
     marker: { key: markerKey(stream.settings.name), revision: batch.markerRevision },
   });
   if (history.kind === "replaced") {
@@ -46,6 +47,7 @@ export function endOf(stream: Stream, follower: Follower): "history-lost" | "his
   const { end } = follower;
   if (end?.kind === "broken") {
     if (isTooLarge(end.error)) stream.fragment = true;
+    stream.watch.forgetToken();
     throw end.error;
   }
   if (end) stream.log.warn({ ...end }, "the watch cannot go on");

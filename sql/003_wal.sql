@@ -51,7 +51,7 @@ declare
 begin
   select * into gate from etcd_sync_gate;
   if gate.refuse_oversize then
-    select count(*), sum(3 * octet_length(w.key) + coalesce(octet_length(w.value), octet_length(w.value_bytes), 0))
+    select count(*), sum(3 * octet_length(w.key) + coalesce(octet_length(w.value), octet_length(w.value_bytes), 0) + 64)
     into rows, bytes from etcd_wal w where w.txid = new.txid and w.ts = new.ts;
     if rows > gate.max_txn_rows or bytes > gate.max_txn_bytes then
       raise exception using errcode = 'ZE006',

@@ -1,10 +1,11 @@
 -- Writing. One statement, in one plpgsql function, reads what the writer saw, checks it and queues the row.
 
--- For a key that SQL writes with an escape: it must be what etcd_key_text would write, or the write would show under
--- another name than it was given.
-create function etcd_escaped_key_allowed(_key text, _prefix bytea) returns boolean
+-- By its bytes; and an escaped key must be what etcd_key_text would write, or the write would show under another name
+-- than it was given.
+create function etcd_wal_key_allowed(_key text, _prefix bytea) returns boolean
 language sql immutable as $$
-  select etcd_key_text(b) = _key and substr(b, 1, length(_prefix)) = _prefix and substr(b, 1, 15) <> '/_etcd-pg-sync/'::bytea
+  select _key <> '' and etcd_key_text(b) = _key and substr(b, 1, length(_prefix)) = _prefix
+    and substr(b, 1, 15) <> '/_etcd-pg-sync/'::bytea
   from etcd_key_bytes(_key) b
 $$;
 
@@ -15,7 +16,7 @@ language sql immutable as $$
     then coalesce(octet_length(_value), octet_length(_value_bytes), 0) end
 $$;
 
--- The timeline of a base that the mirror has no longer, or not yet.
+-- The timeline of a base that is not the mirror's own.
 create function etcd_wal_base_timeline(_key text, _base bigint, _timeline bigint) returns bigint
 language sql stable as $$
   select coalesce(min(a.timeline), _timeline) from generate_series(1, _timeline) t
@@ -35,12 +36,8 @@ create function etcd_wal_seen(_key text, _bytes integer, _base bigint)
 returns table (timeline bigint, revision bigint, seen_revision bigint, present boolean, parked boolean)
 language sql stable as $$
   select
-    case
-      when _base is null then coalesce(k.timeline, g.timeline)
-      when _base = 0 then g.timeline
-      when k.revision = _base then k.timeline
-      else etcd_wal_base_timeline(_key, _base, g.timeline)
-    end,
+    case when coalesce(_base, k.revision, 0) = coalesce(k.revision, 0) then coalesce(k.timeline, g.timeline)
+      else etcd_wal_base_timeline(_key, _base, g.timeline) end,
     coalesce(_base, k.revision, 0),
     case when _base > 0 then _base else greatest(g.seen_revision, coalesce(k.revision, (
       select a.revision from etcd_archive a where a.timeline = g.timeline and a.key = _key
@@ -50,10 +47,9 @@ language sql stable as $$
     g.parked
   from etcd_sync_gate g
   left join etcd_kv k on k.key = _key
-  where not g.one_way and _key <> '' and octet_length(_key) <= g.max_key_bytes and _bytes <= g.max_value_bytes
-    and case when strpos(_key, '\x') = 0 and g.prefix_text is not null
-      then starts_with(_key, g.prefix_text) and not starts_with(_key, '/_etcd-pg-sync/')
-      else etcd_escaped_key_allowed(_key, g.prefix) end
+  where not g.one_way and octet_length(_key) <= g.max_key_bytes and _bytes <= g.max_value_bytes
+    and (_key <> '' and starts_with(_key, g.prefix_text) and not starts_with(_key, '/_etcd-pg-sync/') and strpos(_key, '\x') = 0
+      or etcd_wal_key_allowed(_key, g.prefix))
 $$;
 
 -- Says why a write was refused.
@@ -174,26 +170,26 @@ create function etcd_wal_write(
 ) returns bigint
 language plpgsql security definer set search_path from current set plan_cache_mode = force_generic_plan as $$
 declare
-  _bytes integer := etcd_wal_value_bytes(_value, _value_bytes, _tombstone);
-  _first boolean := pg_current_xact_id_if_assigned() is null; -- then it has no row and no header yet
   _id bigint;
+  _again boolean;
 begin
-  if not _first then
+  if pg_current_xact_id_if_assigned() is not null then -- else it has no row and no header yet
     _id := etcd_wal_replace(_key, _value, _value_bytes, _tombstone, _base, _strict, _keep_lease, _insert);
+    _again := true;
   end if;
   if _id is null then
     insert into etcd_wal (txid, ts, key, value, value_bytes, tombstone, keep_lease, timeline, revision, seen_revision, strict)
     select pg_current_xact_id(), transaction_timestamp(), _key, _value, _value_bytes, _tombstone, _keep_lease,
       s.timeline, s.revision, s.seen_revision, _strict
-    from etcd_wal_seen(_key, _bytes, _base) s
+    from etcd_wal_seen(_key, etcd_wal_value_bytes(_value, _value_bytes, _tombstone), _base) s
     where not (_insert and s.present) and (not s.parked or etcd_wal_wake())
     returning id into _id;
     if _id is null then
-      perform etcd_wal_refuse(_key, _bytes, _insert);
-    elsif _first then
-      insert into etcd_wal_tx (seq, txid, ts, first_id) values (_id, pg_current_xact_id(), transaction_timestamp(), _id);
-    else
+      perform etcd_wal_refuse(_key, etcd_wal_value_bytes(_value, _value_bytes, _tombstone), _insert);
+    elsif _again then
       perform etcd_wal_header(_id, _id);
+    else
+      insert into etcd_wal_tx (seq, txid, ts, first_id) values (_id, pg_current_xact_id(), transaction_timestamp(), _id);
     end if;
   end if;
   if _tombstone then

@@ -31,6 +31,34 @@ language sql set search_path from current as $$
   delete from etcd_wal_tx t using tx where t.txid = tx.txid and t.ts = tx.ts and t.split_id is null
 $$;
 
+-- As etcd_drain_applied, for a batch of which PostgreSQL had lost claim and settlement: the headers stay, for the order.
+create function etcd_drain_recovered(_batch bigint, _revision bigint, _ids bigint[], _expected bigint[]) returns void
+language sql set search_path from current as $$
+  update etcd_wal w set status = 'success', expected_revision = e.expected, result_revision = _revision,
+    batch_id = _batch, error_message = null, settled_at = clock_timestamp()
+  from unnest(_ids, _expected) as e(id, expected)
+  where w.id = e.id and w.status = 'pending'
+$$;
+
+-- Pending rows that came before a recovered row of their key: sent now, they would overwrite it.
+create function etcd_drain_overtaken(_recovered bigint[]) returns setof bigint
+language sql stable set search_path from current as $$
+  select distinct p.id
+  from unnest(_recovered) as u(id) join etcd_wal r using (id) join etcd_wal_tx rt on rt.txid = r.txid and rt.ts = r.ts
+  join etcd_wal p on p.key = r.key and p.status = 'pending' join etcd_wal_tx pt on pt.txid = p.txid and pt.ts = p.ts
+  where pt.seq < rt.seq
+$$;
+
+-- After a recovery: no header without pending rows, and none that hides what is left of a transaction sent in parts.
+create function etcd_drain_mend_headers() returns void
+language sql set search_path from current as $$
+  delete from etcd_wal_tx t
+  where not exists (select from etcd_wal w where w.txid = t.txid and w.ts = t.ts and w.status = 'pending');
+  update etcd_wal_tx t
+  set split_id = (select min(w.id) from etcd_wal w where w.txid = t.txid and w.ts = t.ts and w.status = 'pending')
+  where exists (select from etcd_wal w where w.txid = t.txid and w.ts = t.ts and w.status = 'success')
+$$;
+
 -- _status conflict or failed, for the whole transaction of each of the rows, and all that is left of one that was split.
 create function etcd_drain_lost(_status text, _batch bigint, _ids bigint[], _revisions bigint[], _messages text[]) returns void
 language sql set search_path from current as $$
@@ -50,13 +78,14 @@ language sql set search_path from current as $$
     from tx join etcd_wal r on r.txid = tx.txid and r.ts = tx.ts and r.status = 'pending'
     left join lost on lost.id = r.id
     where w.id = r.id
-    returning w.id, w.txid, w.ts
+    returning w.txid, w.ts
+  ), counted as (
+    select txid, ts, count(*) as rows from rows group by txid, ts
   )
   insert into etcd_sync_event (kind, key, timeline, revision, detail)
   select _status, tx.key, tx.timeline, tx.revision,
-    jsonb_build_object('wal_id', tx.id, 'txid', tx.txid::text, 'message', tx.message,
-      'rows', (select count(*) from rows where rows.txid = tx.txid and rows.ts = tx.ts))
-  from tx
+    jsonb_build_object('wal_id', tx.id, 'txid', tx.txid::text, 'message', tx.message, 'rows', counted.rows)
+  from tx join counted using (txid, ts)
 $$;
 
 -- The oldest whole transactions that fit into one etcd transaction: at most _max_rows rows and _max_bytes bytes; it

@@ -43,7 +43,8 @@ export class Inbox {
 
   events(events: Event[], fragment: boolean): void {
     this.#lastProgress = 0;
-    this.#open.push(...events.filter((event) => event.kv.modRevision > this.position));
+    // no spread: a revision can have more events than a call can have arguments
+    for (const event of events) if (event.kv.modRevision > this.position) this.#open.push(event);
     if (fragment) return;
     for (const event of this.#open) {
       const size = event.kv.key.length + event.kv.value.length + 64;
@@ -76,7 +77,7 @@ export class Inbox {
     let count = 0;
     for (const revision of this.#closed) {
       if (count > 0 && bytes + revision.bytes > maxBytes) break;
-      events.push(...revision.events);
+      for (const event of revision.events) events.push(event);
       bytes += revision.bytes;
       this.position = revision.revision;
       count++;

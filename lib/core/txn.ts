@@ -79,14 +79,15 @@ export function walk(base: number, seen: number, own: OwnWrite[]): number {
 
 /**
  * Our own writes since a revision, by key: what a claim needs of the settled WAL, without reading it again for every
- * row of a hot key. Complete from `since` on; for older ones the caller reads the WAL.
+ * row of a hot key. Complete from `since` on; for older ones the caller reads the WAL. Each walk is remembered, and goes on
+ * from where the last one from the same base ended: a queue of rows on one key would be quadratic otherwise.
  */
 export class OwnWrites {
   #byKey = new Map<string, OwnWrite[]>();
+  #walks = new Map<string, { reached: number; upTo: number }>();
   #size = 0;
-  #walked = new Map<string, { reached: number; upTo: number }>();
 
-  /** @param since every write of ours after this revision will be noted */
+  /** @param since every write of ours after this revision will be noted, in order */
   constructor(public since: number, readonly limit = 200_000) {}
 
   note(key: string, write: OwnWrite): void {
@@ -100,26 +101,36 @@ export class OwnWrites {
   /** The expected revision of a row, or undefined where older writes would have to be known. */
   expected(row: WalRow): number | undefined {
     if (row.strict) return row.revision;
-    const own = this.#byKey.get(row.key) ?? [];
-    if (row.seenRevision >= this.since) return walk(row.revision, row.seenRevision, own);
-    const before = this.#walked.get(walkKey(row));
-    return before && before.upTo >= this.since ? walk(before.reached, before.upTo, own) : undefined;
+    const from = this.#walks.get(walkKey(row)) ?? { reached: row.revision, upTo: row.seenRevision };
+    if (from.upTo < this.since) return undefined;
+    const own = newerThan(from.upTo, this.#byKey.get(row.key) ?? []);
+    return this.#remember(row, walk(from.reached, from.upTo, own), own.at(-1)?.result ?? from.upTo);
   }
 
-  /** Remembers a walk along the settled WAL, so that a queue of rows with one base is walked once. */
+  /** Walks along the settled WAL, which the caller has read up to `upTo`. */
   walked(row: WalRow, own: OwnWrite[], upTo: number): number {
-    const reached = walk(row.revision, row.seenRevision, own);
-    if (this.#walked.size >= this.limit) this.#walked.clear();
-    this.#walked.set(walkKey(row), { reached, upTo });
+    return this.#remember(row, walk(row.revision, row.seenRevision, own), upTo);
+  }
+
+  #remember(row: WalRow, reached: number, upTo: number): number {
+    if (this.#walks.size >= this.limit) this.#walks.clear();
+    this.#walks.set(walkKey(row), { reached, upTo });
     return reached;
   }
 
   #forget(since: number): void {
     this.#byKey.clear();
-    this.#walked.clear();
+    this.#walks.clear();
     this.#size = 0;
     this.since = since;
   }
+}
+
+/** The end of a list in order of `result`. */
+function newerThan(revision: number, own: OwnWrite[]): OwnWrite[] {
+  let from = own.length;
+  while (from > 0 && own[from - 1].result > revision) from--;
+  return own.slice(from);
 }
 
 function walkKey(row: WalRow): string {

@@ -51,6 +51,7 @@ export interface Page {
   to: Uint8Array;
   last: boolean;
   revision: number;
+  clusterId: string;
   kvs: KeyValue[];
   /** Keys in the range from `from` on, this page's included. */
   remaining: number;

@@ -115,9 +115,14 @@ export class EtcdClient {
         definition.path,
         definition.requestSerialize as grpc.serialize<Request>,
         decode,
-        metadata,
+        withLeader(metadata),
       );
     });
+  }
+
+  /** The next call or stream logs in anew: a token can have ended, and a stream does not always say so. */
+  forgetToken(): void {
+    this.#pool.authenticator.invalidateMetadata();
   }
 
   close(): void {
@@ -139,9 +144,23 @@ export class EtcdClient {
   #error(error: unknown): EtcdError {
     if (error instanceof EtcdError) return error;
     const { code, details, message } = error as Partial<grpc.ServiceError> & Error;
-    if (code === grpc.status.UNAUTHENTICATED) this.#pool.authenticator.invalidateMetadata();
-    return new EtcdError(code ?? loginCode(error as Error), details || message);
+    const failed = new EtcdError(
+      details === OLD_AUTH ? grpc.status.UNAUTHENTICATED : code ?? loginCode(error as Error),
+      details || message,
+    );
+    if (failed.code === grpc.status.UNAUTHENTICATED) this.forgetToken();
+    return failed;
   }
+}
+
+/** The only sign that users or roles have changed since the login; its code is INVALID_ARGUMENT (etcd's rpctypes). */
+const OLD_AUTH = "etcdserver: revision of auth store is old";
+
+/** A member that has lost its leader ends such a stream, instead of keeping it silent and seemingly fresh. */
+function withLeader(metadata: grpc.Metadata): grpc.Metadata {
+  const all = metadata.clone();
+  all.set("hasleader", "true");
+  return all;
 }
 
 // etcd3 turns the errors of its login into classes without a code.

@@ -36,6 +36,7 @@ export class Follower implements AsyncDisposable {
   #asked = performance.now();
   #wakeReader: () => void = () => {};
   #wakePump: () => void = () => {};
+  readonly #created = Promise.withResolvers<void>();
 
   private constructor(watch: Watch, options: FollowOptions) {
     this.#watch = watch;
@@ -45,12 +46,16 @@ export class Follower implements AsyncDisposable {
     this.#timer = setInterval(() => this.#watchOver(), IDLE_MS / 4);
   }
 
+  /** Opens a watch; returns when etcd has it, so that what is read from now on is read after. */
   static async open(
     client: EtcdClient,
     range: { from: Uint8Array; to: Uint8Array },
     options: FollowOptions,
   ): Promise<Follower> {
-    return new Follower(await Watch.open(client, range, options.position + 1, options.fragment), options);
+    const watch = await Watch.open(client, range, options.position + 1, options.fragment);
+    const follower = new Follower(watch, options);
+    await follower.#created.promise;
+    return follower;
   }
 
   /** What has arrived, or null. */
@@ -96,6 +101,7 @@ export class Follower implements AsyncDisposable {
       for await (const response of this.#watch) {
         this.#heard = performance.now();
         this.#end ??= this.#receive(response);
+        this.#created.resolve();
         this.#wakeReader();
         if (this.#end) return;
         while (this.#inbox.bytes >= INBOX_BYTES && !this.#end) {
@@ -106,6 +112,7 @@ export class Follower implements AsyncDisposable {
     } catch (error) {
       this.#end ??= { kind: "broken", error };
     }
+    this.#created.resolve();
     this.#wakeReader();
   }
 
@@ -137,6 +144,7 @@ export class Follower implements AsyncDisposable {
           `no event and no progress for ${this.#options.freshTimeoutMs} ms`,
         ),
       };
+      this.#created.resolve();
       this.#wakeReader();
     } else if (now - this.#heard > IDLE_MS && now - this.#asked > IDLE_MS) this.requestProgress();
   }

@@ -3,9 +3,10 @@
  * and the newest mirrored row are looked up where they were. A lower revision in a watch's response is a lagging member;
  * here every read is linearizable, and an old server's stale one is read twice.
  */
-import { keyBytes } from "../core/codec.ts";
-import { type EtcdClient, EtcdError } from "./client.ts";
-import { isCompacted, readKey } from "./kv.ts";
+import { equalBytes, keyText } from "../core/codec.ts";
+import type { KeyValue } from "../core/words.ts";
+import type { EtcdClient } from "./client.ts";
+import { isCompacted, isFuture, readKey } from "./kv.ts";
 
 export interface KnownHistory {
   /** null: none yet. */
@@ -15,7 +16,7 @@ export interface KnownHistory {
   /** The watch begins after it. */
   position: number;
   /** Looked up at `position`; null in a scan, where that is no point of the history. */
-  probe: { key: string; revision: number } | null;
+  probe: KeyValue | null;
   marker: { key: Uint8Array; revision: number } | null;
 }
 
@@ -40,35 +41,40 @@ export async function checkHistory(client: EtcdClient, known: KnownHistory): Pro
   if (now.revision < known.highWater) return replaced(`revision is ${now.revision}, was ${known.highWater}`);
   if (known.marker && known.marker.revision > 0) {
     const found = now.kv?.modRevision ?? 0;
-    // 0: somebody deleted it, which is not a restore; the leader deals with it
-    if (found > 0 && found < known.marker.revision) {
-      return replaced(`the marker's revision is ${found}, was ${known.marker.revision}`);
-    }
-    if (
-      found > known.marker.revision && !await isAt(client, key, known.marker.revision, known.marker.revision)
-    ) {
-      return replaced(`the marker was not written at revision ${known.marker.revision}`);
+    const wanted = known.marker.revision;
+    // 0: somebody deleted it, which is not a restore; the takeover deals with it
+    if (found > 0 && found < wanted) return replaced(`the marker's revision is ${found}, was ${wanted}`);
+    if (found > wanted && !await holds(client, key, wanted, (kv) => kv.modRevision === wanted)) {
+      return replaced(`the marker was not written at revision ${wanted}`);
     }
   }
-  if (
-    known.probe &&
-    !await isAt(client, keyBytes(known.probe.key), known.position, known.probe.revision)
-  ) {
-    return replaced(
-      `key '${known.probe.key}' did not have revision ${known.probe.revision} at revision ${known.position}`,
-    );
+  const { probe } = known;
+  if (probe && !await holds(client, probe.key, known.position, (kv) => isSame(kv, probe))) {
+    return replaced(`key '${keyText(probe.key)}' at revision ${known.position} is not as it was mirrored`);
   }
   const positionCompacted = await isCompactedAt(client, key, known.position);
   return { kind: "same", revision: now.revision, clusterId: now.clusterId, positionCompacted };
 }
 
-/** Whether the key had that mod_revision; true where etcd has compacted it and nobody can say. */
-async function isAt(client: EtcdClient, key: Uint8Array, at: number, modRevision: number): Promise<boolean> {
+function isSame(a: KeyValue, b: KeyValue): boolean {
+  return a.modRevision === b.modRevision && a.createRevision === b.createRevision &&
+    a.version === b.version &&
+    equalBytes(a.value, b.value);
+}
+
+/** Whether the key was there, and as `is` says; true where etcd has compacted that revision and nobody can say. */
+async function holds(
+  client: EtcdClient,
+  key: Uint8Array,
+  at: number,
+  is: (kv: KeyValue) => boolean,
+): Promise<boolean> {
   try {
-    return (await readKey(client, key, at)).kv?.modRevision === modRevision;
+    const { kv } = await readKey(client, key, at);
+    return kv !== undefined && is(kv);
   } catch (error) {
     if (isCompacted(error)) return true;
-    if (error instanceof EtcdError && error.message.includes("future revision")) return false;
+    if (isFuture(error)) return false;
     throw error;
   }
 }

@@ -11,9 +11,10 @@ export function isCompacted(error: unknown): boolean {
   return error instanceof EtcdError && error.code === grpc.status.OUT_OF_RANGE && !isFuture(error);
 }
 
-// The only case in which two answers share a code: both are OUT_OF_RANGE (etcd api/v3rpc/rpctypes/error.go).
-function isFuture(error: EtcdError): boolean {
-  return error.message.includes("future revision");
+/** The revision asked for is ahead of etcd. Only its text tells it from a compacted one: both are OUT_OF_RANGE (etcd's rpctypes). */
+export function isFuture(error: unknown): boolean {
+  return error instanceof EtcdError && error.code === grpc.status.OUT_OF_RANGE &&
+    error.message === "etcdserver: mvcc: required revision is a future revision";
 }
 
 /** The answer is bigger than one message may be. */
@@ -53,7 +54,7 @@ export async function readKey(client: EtcdClient, key: Uint8Array, revision = 0)
 }
 
 interface RawTxn {
-  header: { revision: string };
+  header: { revision: string; cluster_id: string };
   succeeded: boolean;
   responses: { response_range?: { kvs: { key: Buffer; mod_revision: string; value: Buffer }[] } }[];
 }
@@ -62,7 +63,7 @@ interface RawTxn {
  * Sends one transaction, once.
  * @throws {EtcdError} `isLostAnswer` tells whether it may have been applied
  */
-export async function sendTxn(client: EtcdClient, plan: TxnPlan): Promise<TxnAnswer> {
+export async function sendTxn(client: EtcdClient, plan: TxnPlan): Promise<TxnAnswer & { clusterId: string }> {
   const raw = await client.call<RawTxn>("KV", "Txn", {
     compare: plan.compares.map(({ key, revision }) => ({
       result: "Equal",
@@ -79,10 +80,11 @@ export async function sendTxn(client: EtcdClient, plan: TxnPlan): Promise<TxnAns
         },
       }
     ),
-    failure: plan.compares.map(({ key }) => ({ request_range: { key: Buffer.from(key) } })),
+    failure: plan.compares.map(({ key }) => ({ request_range: { key: Buffer.from(key), keys_only: true } })),
   });
   return {
     applied: raw.succeeded,
+    clusterId: raw.header.cluster_id,
     revision: Number(raw.header.revision),
     found: raw.succeeded ? [] : raw.responses.map((r) => Number(r.response_range?.kvs[0]?.mod_revision ?? 0)),
   };
@@ -104,10 +106,13 @@ export function isLostAnswer(error: unknown): boolean {
   return !(error instanceof EtcdError) || LOST_ANSWERS.has(error.code);
 }
 
+/** etcd's own refusals for want of room (its rpctypes); grpc uses the same code for a message that is too large. */
+const PASSING = new Set(["etcdserver: too many requests", "etcdserver: mvcc: database space exceeded"]);
+
 /** Refused, but the same request may succeed later: no space, too many requests, a token that ended. */
 export function isPassing(error: unknown): boolean {
   return error instanceof EtcdError &&
-    (error.code === grpc.status.RESOURCE_EXHAUSTED || error.code === grpc.status.UNAUTHENTICATED);
+    (error.code === grpc.status.UNAUTHENTICATED || PASSING.has(error.message));
 }
 
 /** etcd's version, as `3.7.3`. */

@@ -1,11 +1,10 @@
 /** The marker in etcd: read, bumped, and walked back through its history. */
-import { Buffer } from "node:buffer";
 import { decodeMarker, encodeMarker, type Marker } from "../core/txn.ts";
 import { successor } from "../core/codec.ts";
-import { Fatal } from "../errors.ts";
+import { Fatal, LostPlace } from "../errors.ts";
 import type { EtcdClient } from "./client.ts";
 import { isCompacted, readKey, sendTxn } from "./kv.ts";
-import { Watch } from "./watch.ts";
+import { Follower } from "./follow.ts";
 
 export interface StoredMarker {
   modRevision: number;
@@ -86,31 +85,42 @@ export async function walkBack(
   return { batches, whole: true };
 }
 
-/** The marker's puts that etcd still knows, oldest first; `since` = the first revision of which it knows. */
+/**
+ * The marker's puts after revision `after`, oldest first; `whole` is false where compaction has cut them.
+ */
 export async function markerHistory(
   client: EtcdClient,
   key: Uint8Array,
-): Promise<{ puts: StoredMarker[]; since: number }> {
-  const { revision: now } = await readKey(client, key);
-  let since = 1;
-  for (;;) {
+  after: number,
+  timeoutMs: number,
+): Promise<{ puts: StoredMarker[]; whole: boolean }> {
+  const { revision: now, clusterId } = await readKey(client, key);
+  for (let position = after;;) {
+    const options = {
+      position,
+      clusterId,
+      carefulProgress: false,
+      fragment: false,
+      freshTimeoutMs: timeoutMs,
+    };
+    await using follower = await Follower.open(client, { from: key, to: successor(key) }, options);
     const puts: StoredMarker[] = [];
-    let compacted = 0;
-    await using watch = await Watch.open(client, { from: key, to: successor(key) }, since, false);
-    for await (const response of watch) {
-      if (response.canceled) compacted = response.compactRevision;
-      for (const { kv, tombstone } of response.events) {
-        if (!tombstone) {
-          puts.push({ modRevision: kv.modRevision, marker: decodeMarker(Buffer.from(kv.value)) });
-        }
+    let at = position;
+    while (at < now && !follower.end) {
+      follower.requestProgress();
+      await follower.arrival(NEVER, 100);
+      const batch = follower.take();
+      for (const { kv, tombstone } of batch?.events ?? []) {
+        if (!tombstone) puts.push({ modRevision: kv.modRevision, marker: decodeMarker(kv.value) });
       }
-      if (
-        compacted > 0 ||
-        (response.events.length === 0 && !response.created && response.header.revision >= now)
-      ) break;
-      watch.requestProgress();
+      at = batch?.to ?? at;
     }
-    if (compacted === 0) return { puts, since };
-    since = compacted + 1;
+    const end = follower.end;
+    if (!end) return { puts, whole: position === after };
+    if (end.kind === "broken") throw end.error;
+    if (end.kind === "history-replaced") throw new LostPlace(`cluster '${end.clusterId}' has answered`);
+    position = end.compactRevision;
   }
 }
+
+const NEVER = new AbortController().signal;

@@ -94,7 +94,11 @@ async function send(
   const backoff = new Backoff();
   for (;;) {
     try {
-      const verdict = judge(await sendTxn(stream.kv, plan), batch.markerRevision, rows, expected);
+      const answer = await sendTxn(stream.kv, plan);
+      if (answer.clusterId !== at.clusterId) {
+        throw new LostPlace(`cluster '${answer.clusterId}' has answered`);
+      }
+      const verdict = judge(answer, batch.markerRevision, rows, expected);
       if (verdict.kind === "marker-moved") throw new LostPlace("another leader has moved the marker");
       if (verdict.kind === "conflict") return verdict;
       return applied(leadership, marker, verdict.revision, rows, expected);

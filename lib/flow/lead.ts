@@ -9,6 +9,7 @@ import { readOwnMarker } from "../etcd/marker.ts";
 import { sleep } from "../lifecycle.ts";
 import { isWhole, next } from "../machine.ts";
 import { Session } from "../postgres/client.ts";
+import { readProbe } from "../postgres/mirror.ts";
 import {
   endHolder,
   leavePlace,
@@ -37,25 +38,23 @@ export async function lead(stream: Stream, signal: AbortSignal): Promise<Leaders
   const mirror = opened.use(await Session.open(stream.postgres));
   const drain = opened.use(await Session.open(stream.postgres));
   opened.defer(() => leavePlace(session, place).catch(() => {}));
+  const lost = new AbortController();
+  opened.use(renewing(session, place, taken.streamId, [session, mirror, drain].map((s) => s.pid), lost));
 
-  const at = await checkedHistory(stream, session, place, taken);
-  await setCluster(session, place, at.clusterId!);
-  await writeEvent(session, "leader", at.timeline, {
-    revision: at.revision,
-    detail: { epoch: place.epoch, holder },
-  });
+  const at = await checkedHistory(stream, mirror, place, taken);
+  await setCluster(mirror, place, at.clusterId!);
+  const detail = { epoch: place.epoch, holder };
+  await writeEvent(mirror, "leader", at.timeline, { revision: at.revision, detail });
   stream.log.info(
     { epoch: place.epoch, state: at.state, revision: at.revision },
     "this instance is the writer",
   );
 
-  const lost = new AbortController();
   const wakers = new Set<() => void>();
   await session.listen(
     "etcd_sync_wal",
     (schema) => schema === stream.settings.schema && wakers.forEach((wake) => wake()),
   );
-  opened.use(renewing(session, place, taken.streamId, [session, mirror, drain].map((s) => s.pid), lost));
   const stack = opened.move();
   return {
     place,
@@ -140,7 +139,7 @@ async function checkedHistory(
     clusterId: row.clusterId,
     highWater: Math.max(row.revision, row.scanRevision),
     position: row.revision,
-    probe: isWhole(row.state) ? row.probe : null,
+    probe: isWhole(row.state) ? await readProbe(session, row.probe) : null,
     marker: { key: markerKey(stream.settings.name), revision: row.markerRevision },
   });
   if (check.kind === "replaced") return await replaced(stream, session, place, row, check);

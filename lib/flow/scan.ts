@@ -82,12 +82,12 @@ class Scan implements AsyncDisposable {
       if (end) return end;
       if (!ahead) return await this.#awaitCaughtUp();
       const { page, applied } = await ahead();
-      if (await this.#isBelowHighWater(page.revision)) return "history-replaced";
+      if (await this.#isAnother(page)) return "history-replaced";
       ahead = page.last ? null : this.#readAhead(page.to);
       const replaced = await this.#write(
         page,
         page.last ? this.#range.to : page.to,
-        this.#applied === applied,
+        this.#applied === applied && page.revision >= at.revision,
         at.revision,
       );
       if (replaced) return replaced;
@@ -98,16 +98,17 @@ class Scan implements AsyncDisposable {
   /** The first page fixes where the watch begins; it is merged before any event. */
   async #firstPage(): Promise<ScanOutcome | null> {
     const page = await this.#readPage(this.#range.from);
-    if (await this.#isBelowHighWater(page.revision)) return "history-replaced";
+    if (await this.#isAnother(page)) return "history-replaced";
     return await this.#openWatch(page.revision) ??
       await this.#write(page, page.last ? this.#range.to : page.to, true, page.revision);
   }
 
-  /** An old server's stale read is read again; a restore stays below. */
-  async #isBelowHighWater(revision: number): Promise<boolean> {
+  /** Another cluster, or a revision that was passed: an old server's stale read is read again, a restore stays below. */
+  async #isAnother({ clusterId, revision }: Page): Promise<boolean> {
     const { at } = this.#lead;
     const highWater = Math.max(at.revision, at.scanRevision);
-    return revision < highWater && (await readKey(this.#stream.kv, this.#range.from)).revision < highWater;
+    return clusterId !== at.clusterId ||
+      revision < highWater && (await readKey(this.#stream.kv, this.#range.from)).revision < highWater;
   }
 
   async #openWatch(position: number): Promise<ScanOutcome | null> {
@@ -138,10 +139,13 @@ class Scan implements AsyncDisposable {
         );
         const bytes = kvs.reduce((sum, kv) => sum + kv.key.length + kv.value.length + 32, 0);
         if (kvs.length > 0) {
-          this.#limit = Math.max(16, Math.min(MOST_KEYS, Math.floor(PAGE_BYTES * kvs.length / bytes)));
+          this.#limit = Math.max(
+            16,
+            Math.min(MOST_KEYS, this.#limit * 2, Math.floor(PAGE_BYTES * kvs.length / bytes)),
+          );
         }
         const to = more ? successor(kvs[kvs.length - 1].key) : this.#range.to;
-        return { from, to, last: !more, revision: header.revision, kvs, remaining: count };
+        return { from, to, last: !more, ...header, kvs, remaining: count };
       } catch (error) {
         if (!isTooLarge(error) || this.#limit <= 1) throw error;
         this.#limit = Math.ceil(this.#limit / 2);

@@ -18,7 +18,15 @@ import { bumpMarker, markerHistory, readOwnMarker, type StoredMarker, walkBack }
 import { Backoff } from "../lifecycle.ts";
 import type { Session } from "../postgres/client.ts";
 import { type Place, raiseEpoch, type StreamRow, writeEvent } from "../postgres/state.ts";
-import { fence, pendingRows, settleDoubtful, settleInFlight, settleRecovered } from "../postgres/wal.ts";
+import {
+  fence,
+  mendHeaders,
+  overtaken,
+  pendingRows,
+  settleDoubtful,
+  settleInFlight,
+  settleRecovered,
+} from "../postgres/wal.ts";
 import { type Leadership, markerKey, type Stream } from "../stream.ts";
 
 /**
@@ -108,7 +116,7 @@ async function bump(
   let before = await readOwnMarker(stream.kv, key, row.streamId);
   for (;;) {
     const old = before?.marker;
-    if (old && old.epoch >= place.epoch) {
+    if (old && old.epoch >= place.epoch && old.holder !== place.holder) {
       // PostgreSQL lost commits, or another leader was quicker: the epoch in PostgreSQL decides which
       await raiseEpoch(session, place, old.epoch + 1);
       place.epoch = old.epoch + 1;
@@ -146,17 +154,20 @@ async function markerGone(
     { stream: stream.settings.name },
     "the marker was deleted in etcd; resolving by its history",
   );
-  const { puts, since } = row.batchRows.length === 0
-    ? { puts: [], since: 0 }
-    : await markerHistory(stream.kv, markerKey(stream.settings.name));
+  const { puts, whole } = row.batchRows.length === 0 ? { puts: [], whole: true } : await markerHistory(
+    stream.kv,
+    markerKey(stream.settings.name),
+    row.markerRevision,
+    stream.settings.freshTimeoutMs,
+  );
   const applied = puts.map(({ marker, modRevision }) => marker && resolve(row, { ...marker, modRevision }))
     .find((resolution) => resolution?.kind === "applied");
   await session.transaction(async () => {
     await fence(session, place, row.batchId);
     await writeEvent(session, "marker-gone", row.timeline, { revision: row.revision });
-    if (applied || since <= row.markerRevision) return;
+    if (applied || whole) return;
     const lost = "It may have been applied: the marker's history is lost";
-    await settleDoubtful(session, row.batchId, { ids: row.batchRows }, lost);
+    await settleDoubtful(session, row.batchId, row.batchRows, lost);
   });
   return applied ?? { kind: row.batchRows.length === 0 ? "nothing" : "not-applied" };
 }
@@ -178,32 +189,24 @@ async function recoverCommits(
   const known = (marker: Marker) =>
     marker.batch < row.batchId || (marker.batch === row.batchId && settled(marker));
   const { batches, whole } = await walkBack(stream.kv, markerKey(stream.settings.name), before, known);
-  const recovered: { id: number; key: string }[] = [];
+  const recovered: number[] = [];
   await session.transaction(async () => {
     await fence(session, place, row.batchId);
     for (const { marker, revision } of batches.toReversed()) {
       const named = new Map(marker.rows.map(([id, expected, sum]) => [id, { expected, sum }]));
       const pending = await pendingRows(session, [...named.keys()]);
-      const same = pending.filter((row) => digest(row) === named.get(Number(row.id))!.sum);
-      const ids = same.map((row) => Number(row.id));
-      await settleRecovered(session, marker.batch, revision, ids, ids.map((id) => named.get(id)!.expected));
-      recovered.push(...same.map((row) => ({ id: Number(row.id), key: row.key })));
-    }
-    // after all of them: a lower id can stand in a later batch
-    await settleDoubtful(
-      session,
-      row.batchId,
-      { keys: recovered.map(({ key }) => key), before: recovered.map(({ id }) => id) },
-      "A later write of this key was applied before PostgreSQL lost commits",
-    );
-    if (!whole) {
-      await settleDoubtful(
-        session,
-        row.batchId,
-        "all",
-        "It may have been applied: PostgreSQL lost commits, and the marker's history is compacted",
+      const ids = pending.filter((row) => digest(row) === named.get(Number(row.id))!.sum).map((row) =>
+        Number(row.id)
       );
+      await settleRecovered(session, marker.batch, revision, ids, ids.map((id) => named.get(id)!.expected));
+      recovered.push(...ids);
     }
+    // after all of them: what came first can have been applied in a later batch
+    const late = "A later write of this key was applied before PostgreSQL lost commits";
+    await settleDoubtful(session, row.batchId, await overtaken(session, recovered), late);
+    const cut = "It may have been applied: PostgreSQL lost commits, and the marker's history is compacted";
+    if (!whole) await settleDoubtful(session, row.batchId, null, cut);
+    await mendHeaders(session);
     await writeEvent(session, "commits-lost", row.timeline, {
       detail: { batches: batches.length, rows: recovered.length, whole },
     });

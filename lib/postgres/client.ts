@@ -31,15 +31,24 @@ export interface PostgresOptions {
   dsn: string;
   schema: string;
   applicationName: string;
+  /** Told once an episode that other sessions hold locks that a statement waits for. */
+  blocked?: (by: { pid: number; query: string }[]) => void;
 }
+
+const LOCK_NOT_AVAILABLE = "55P03";
+/** A server that does not answer cannot hold up a stop. */
+const CLOSE_TIMEOUT_MS = 2_000;
 
 /** One connection, on the stream's schema; statements are named, so each is planned once. */
 export class Session implements AsyncDisposable {
   readonly #client: pg.Client;
+  readonly #blocked: PostgresOptions["blocked"];
   #broken: Error | undefined;
+  #inTransaction = false;
 
-  private constructor(client: pg.Client) {
+  private constructor(client: pg.Client, blocked: PostgresOptions["blocked"]) {
     this.#client = client;
+    this.#blocked = blocked;
     client.on("error", (error) => this.#broken = error);
     client.on("end", () => this.#broken ??= new Error("the session with PostgreSQL has ended"));
   }
@@ -53,7 +62,7 @@ export class Session implements AsyncDisposable {
       connectionTimeoutMillis: 10_000,
       types,
     });
-    const session = new Session(client);
+    const session = new Session(client, options.blocked);
     try {
       await client.connect();
       // pg_temp last: a temporary table of that name must not stand in for one of ours
@@ -61,6 +70,9 @@ export class Session implements AsyncDisposable {
       await client.query("set client_min_messages to warning");
       await client.query("set jit to off");
       await client.query("set plan_cache_mode to force_generic_plan");
+      // a plan that was made while a table was empty would read all of it ever after
+      await client.query("set enable_seqscan to off");
+      await client.query("set lock_timeout to '1s'");
     } catch (error) {
       await client.end().catch(() => {});
       throw error;
@@ -77,14 +89,34 @@ export class Session implements AsyncDisposable {
     return this.#broken;
   }
 
-  /** Runs one statement, prepared under `name`. */
+  /**
+   * Runs one statement, prepared under `name`. Outside a transaction it is tried again where somebody else's lock stands
+   * in its way: it has let go of its own locks meanwhile, so a reader's lock on the mirror holds up only the mirror.
+   */
   async run<Row extends object = Record<string, unknown>>(
     name: string,
     text: string,
     values: unknown[] = [],
   ): Promise<Row[]> {
-    if (this.#broken) throw this.#broken;
-    return (await this.#client.query<Row>({ name, text, values })).rows;
+    for (let attempt = 0;; attempt++) {
+      if (this.#broken) throw this.#broken;
+      try {
+        return (await this.#client.query<Row>({ name, text, values })).rows;
+      } catch (error) {
+        if ((error as { code?: string }).code !== LOCK_NOT_AVAILABLE || this.#inTransaction) throw error;
+        if (attempt === 0) await this.#tellBlockers();
+      }
+    }
+  }
+
+  async #tellBlockers(): Promise<void> {
+    const { rows } = await this.#client.query<{ pid: number; query: string }>(
+      `select distinct a.pid, left(a.query, 200) as query from pg_locks l join pg_class c on c.oid = l.relation
+       join pg_stat_activity a on a.pid = l.pid
+       where c.relnamespace = (select oid from pg_namespace where nspname = current_schema()) and c.relname like 'etcd%'
+         and l.granted and l.mode <> 'AccessShareLock' and l.pid <> pg_backend_pid() and a.application_name not like 'etcd-pg-sync%'`,
+    );
+    this.#blocked?.(rows);
   }
 
   /** Runs a script of statements without parameters. */
@@ -95,6 +127,7 @@ export class Session implements AsyncDisposable {
   /** A transaction: committed when `work` returns, rolled back when it throws. */
   async transaction<T>(work: () => Promise<T>): Promise<T> {
     await this.#client.query("begin");
+    this.#inTransaction = true;
     try {
       const result = await work();
       await this.#client.query("commit");
@@ -102,6 +135,8 @@ export class Session implements AsyncDisposable {
     } catch (error) {
       await this.#client.query("rollback").catch(() => {});
       throw error;
+    } finally {
+      this.#inTransaction = false;
     }
   }
 
@@ -120,7 +155,12 @@ export class Session implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#broken ??= new Error("the session is closed");
-    await this.#client.end().catch(() => {});
+    const closed = this.#client.end().catch(() => {});
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const late = new Promise<void>((resolve) => timer = setTimeout(resolve, CLOSE_TIMEOUT_MS));
+    await Promise.race([closed, late]);
+    clearTimeout(timer);
+    (this.#client as unknown as { connection: { stream: { destroy(): void } } }).connection.stream.destroy();
   }
 }
 

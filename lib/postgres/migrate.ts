@@ -22,6 +22,7 @@ export async function migrate(session: Session, schema: string): Promise<{ appli
   await checkServer(session);
   if (await version(session, schema) === MIGRATIONS.length) return { applied: 0 };
   return await session.transaction(async () => {
+    await session.script("set local lock_timeout to 0"); // others install, and are waited for
     await session.run(
       "migrate-lock",
       "select pg_advisory_xact_lock(hashtext('etcd-pg-sync migrate'), hashtext($1))",

@@ -5,7 +5,8 @@ import { Readable } from "node:stream";
 // @ts-types="@types/pg-copy-streams"
 import { from as copyFrom } from "pg-copy-streams";
 import { type EventColumns, type Probe, type RowColumns, textBounds } from "../core/plan.ts";
-import type { Page } from "../core/words.ts";
+import { keyBytes, valueBytes } from "../core/codec.ts";
+import type { KeyValue, Page } from "../core/words.ts";
 import type { State } from "../machine.ts";
 import type { Session } from "./client.ts";
 import { expectOne, type Place, type StreamRow, writeEvent } from "./state.ts";
@@ -353,4 +354,32 @@ export async function catchUp(
     expectOne(rows, place);
     await writeEvent(session, "caught-up", at.timeline, { revision: at.revision, detail });
   });
+}
+
+/** The probe as it is mirrored; null where there is none, or the row is another version by now. */
+export async function readProbe(session: Session, probe: Probe | null): Promise<KeyValue | null> {
+  if (!probe) return null;
+  const [row] = await session.run<{
+    value: string | null;
+    value_bytes: Uint8Array | null;
+    create_revision: number;
+    version: number;
+  }>(
+    "read-probe",
+    "select value, value_bytes, create_revision, version from etcd_kv where key = $1 and revision = $2",
+    [
+      probe.key,
+      probe.revision,
+    ],
+  );
+  return row
+    ? {
+      key: keyBytes(probe.key),
+      value: valueBytes({ value: row.value, valueBytes: row.value_bytes }),
+      createRevision: row.create_revision,
+      modRevision: probe.revision,
+      version: row.version,
+      lease: 0n,
+    }
+    : null;
 }

@@ -120,7 +120,8 @@ export async function takePlace(session: Session, holder: string, freed: boolean
     "take-place",
     `update etcd_sync_state set epoch = epoch + 1, holder = $1, holder_pids = array[pg_backend_pid()],
        lease_until = clock_timestamp() + interval '5 seconds', updated_at = clock_timestamp()
-     where $2 or holder is null or lease_until is null or lease_until < clock_timestamp()
+     where stream in (select stream from etcd_sync_state for update skip locked) -- a frozen holder can have it locked
+       and ($2 or holder is null or lease_until is null or lease_until < clock_timestamp())
      returning ${COLUMNS}`,
     [holder, freed],
   );
@@ -189,7 +190,8 @@ export async function endHolder(session: Session, freed: boolean): Promise<void>
   await session.run(
     "end-holder",
     `select pg_terminate_backend(a.pid) from etcd_sync_state s join pg_stat_activity a on a.pid = any (s.holder_pids)
-     where ($1 or s.lease_until < clock_timestamp()) and a.application_name like 'etcd-pg-sync%' and a.pid <> pg_backend_pid()`,
+     where ($1 or s.lease_until < clock_timestamp()) and a.application_name = current_setting('application_name')
+       and a.datname = current_database() and a.pid <> pg_backend_pid()`,
     [freed],
   );
 }

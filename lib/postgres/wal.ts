@@ -185,36 +185,27 @@ export async function pendingRows(session: Session, ids: number[]): Promise<WalR
   return rows.map(walRow);
 }
 
-/** Gives pending rows, with their transactions, up as conflicts: those with the ids, or of the keys with a lower id, or all. */
+/** Gives pending rows (null: all of them), with their transactions, up as conflicts. */
 export async function settleDoubtful(
   session: Session,
   batch: number,
-  which: { ids: number[] } | { keys: string[]; before: number[] } | "all",
+  ids: number[] | null,
   message: string,
-): Promise<number> {
-  const ids = which === "all"
-    ? await session.run<{ id: number }>(
-      "all-pending",
-      "select w.id from etcd_wal_tx t join etcd_wal w on w.txid = t.txid and w.ts = t.ts and w.status = 'pending'",
-    )
-    : "ids" in which
-    ? which.ids.map((id) => ({ id }))
-    : await session.run<{ id: number }>(
-      "pending-before",
-      `select w.id from unnest($1::text[], $2::bigint[]) as r(key, id) join etcd_wal w on w.key = r.key and w.id < r.id and w.status = 'pending'`,
-      [which.keys, which.before],
-    );
-  if (ids.length === 0) return 0;
+): Promise<void> {
+  const doubtful = ids ?? (await session.run<{ id: number }>(
+    "all-pending",
+    "select w.id from etcd_wal_tx t join etcd_wal w on w.txid = t.txid and w.ts = t.ts and w.status = 'pending'",
+  )).map((row) => row.id);
+  if (doubtful.length === 0) return;
   await session.run("settle-doubtful", "select etcd_drain_lost('conflict', $1, $2, $3, $4)", [
     batch,
-    ids.map((row) => row.id),
-    ids.map(() => null),
-    ids.map(() => message),
+    doubtful,
+    doubtful.map(() => null),
+    doubtful.map(() => message),
   ]);
-  return ids.length;
 }
 
-/** Settles rows that an earlier batch had applied, of which PostgreSQL has lost the commit. */
+/** Settles rows that an earlier batch had applied, of which PostgreSQL has lost the commit. `mendHeaders` has to follow. */
 export async function settleRecovered(
   session: Session,
   batch: number,
@@ -222,10 +213,23 @@ export async function settleRecovered(
   ids: number[],
   expected: number[],
 ): Promise<void> {
-  await session.run("settle-applied", "select etcd_drain_applied($1, $2, $3, $4)", [
+  await session.run("settle-recovered", "select etcd_drain_recovered($1, $2, $3, $4)", [
     batch,
     revision,
     ids,
     expected,
   ]);
+}
+
+/** Ids of pending rows that a recovered one has overtaken. */
+export async function overtaken(session: Session, recovered: number[]): Promise<number[]> {
+  const rows = await session.run<{ id: number }>("overtaken", "select etcd_drain_overtaken($1) as id", [
+    recovered,
+  ]);
+  return rows.map((row) => row.id);
+}
+
+/** After a recovery the headers stand for what is still pending. */
+export async function mendHeaders(session: Session): Promise<void> {
+  await session.run("mend-headers", "select etcd_drain_mend_headers()");
 }

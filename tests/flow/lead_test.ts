@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { assertKept, judged, quiet, record } from "../support/history.ts";
 import {
+  crashed,
   events,
   killed,
   streaming,
