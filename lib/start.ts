@@ -4,13 +4,13 @@ import { type EtcdVersion, etcdVersion } from "./core/version.ts";
 import { keyText } from "./core/codec.ts";
 import { Fatal, kindOf, sentence } from "./errors.ts";
 import { EtcdClient } from "./etcd/client.ts";
-import { serverVersion } from "./etcd/kv.ts";
+import { readKey, readRange, serverVersion } from "./etcd/kv.ts";
 import type { Log } from "./log.ts";
 import { type PostgresOptions, Session } from "./postgres/client.ts";
 import { migrate } from "./postgres/migrate.ts";
 import { ensureStream, setGate } from "./postgres/state.ts";
 import { runStream } from "./run.ts";
-import type { Stream } from "./stream.ts";
+import { markerKey, prefixRange, type Stream } from "./stream.ts";
 
 const MAX_KEY_BYTES = 2_500;
 /** etcd's default for a request (--max-request-bytes is 1.5 MiB), less the marker and the framing. */
@@ -88,9 +88,21 @@ async function openEtcd(config: Config, kv: EtcdClient, log: Log): Promise<EtcdV
     for (const warning of server.warnings) {
       log.warn({ version }, `this version of etcd has a known bug: ${warning}`);
     }
+    await checkRights(config, kv);
     return server;
   } catch (error) {
     if (error instanceof Fatal) throw error;
     throw new Fatal(kindOf(error), `Cannot use etcd at '${where}': ${sentence(error)}`);
+  }
+}
+
+/** Who may not read will not mirror, however long it tries. A server that does not answer now is waited for. */
+async function checkRights(config: Config, kv: EtcdClient): Promise<void> {
+  const { from, to } = prefixRange(config.prefix);
+  try {
+    await readRange(kv, from, to, 1);
+    await readKey(kv, markerKey(config.stream));
+  } catch (error) {
+    if (kindOf(error) === "permission") throw error;
   }
 }

@@ -27,7 +27,7 @@ create table etcd_wal (
   batch_id bigint,
   ts timestamptz not null,               -- start of the transaction; txids start again after a dump and restore
   settled_at timestamptz,
-  unique (key, txid, ts)
+  unique (key, ts, txid)
 ) with (fillfactor = 50);
 create index etcd_wal_txid on etcd_wal (txid);
 
@@ -43,13 +43,13 @@ create table etcd_wal_tx (
 
 -- Runs once, at the commit of a transaction that wrote more than once.
 create function etcd_wal_tx_last_write() returns trigger
-language plpgsql security definer set search_path from current as $$
+language plpgsql security definer set search_path from current set enable_seqscan = off as $$
 declare
   gate etcd_sync_gate;
   rows bigint;
   bytes bigint;
 begin
-  select * into gate from etcd_sync_gate;
+  select * into gate from etcd_sync_gate g where g.only_row;
   if gate.refuse_oversize then
     select count(*), sum(3 * octet_length(w.key) + coalesce(octet_length(w.value), octet_length(w.value_bytes), 0) + 64)
     into rows, bytes from etcd_wal w where w.txid = new.txid and w.ts = new.ts;

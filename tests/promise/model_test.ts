@@ -116,7 +116,10 @@ Deno.test("random traffic on both sides and a kill -9: every promise is kept", s
   await quiet(world, 60_000);
   const run = await record(world, { from, snapshots: await reader.stop(), clients: transactions.flat() });
   assertKept(run);
-  const statuses = Map.groupBy(run.wal, ({ status }) => status);
-  assert.ok((statuses.get("success")?.length ?? 0) > 50, "too few writes arrived to tell anything");
-  assert.ok((statuses.get("conflict")?.length ?? 0) > 5, "too few conflicts to tell anything");
+  const count = Map.groupBy(run.wal, ({ status }) => status);
+  const [success, conflict] = [count.get("success")?.length ?? 0, count.get("conflict")?.length ?? 0];
+  assert.ok(
+    success > 20 && conflict > 5,
+    `${success} writes and ${conflict} conflicts are too few to tell anything`,
+  );
 });

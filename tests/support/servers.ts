@@ -65,6 +65,7 @@ export interface OwnEtcd extends AsyncDisposable {
   /** SIGSTOP and SIGCONT. */
   freeze(): void;
   wake(): void;
+  /** SIGKILL: at a GOAWAY, which a gentle end sends, Deno's own nghttp2 can abort this process (denoland/deno#36788). */
   stop(): Promise<void>;
   /** Starts it again; `wipe`: with nothing in it, a new cluster. */
   start(options?: { wipe?: boolean }): Promise<void>;
@@ -78,11 +79,11 @@ export async function ownEtcd(args: string[] = []): Promise<OwnEtcd> {
     startEtcd({ binary, dir: join(dir.path, "etcd"), args: [...fastEtcd, ...args], port });
   let server: EtcdServer | undefined = await run();
   const { port, dsn } = server;
-  const etcd = stack.use(new EtcdDoor(dsn));
   stack.defer(async () => {
     if (server) Deno.kill(server.pid, "SIGCONT");
     await server?.stop();
   });
+  const etcd = stack.use(new EtcdDoor(dsn)); // closed before the server: see stop()
   const all = stack.move();
   return {
     dsn,
@@ -90,7 +91,7 @@ export async function ownEtcd(args: string[] = []): Promise<OwnEtcd> {
     freeze: () => Deno.kill(server!.pid, "SIGSTOP"),
     wake: () => Deno.kill(server!.pid, "SIGCONT"),
     async stop() {
-      await server?.stop();
+      await server?.stop("SIGKILL");
       server = undefined;
     },
     async start({ wipe = false } = {}) {

@@ -47,11 +47,11 @@ Deno.test("readConfig() reads what is right", strict, () => {
 const wrong: [Partial<StartFlags>, string][] = [
   [
     { postgresDsn: undefined },
-    "Cannot start without 'postgres-dsn': give --postgres-dsn, or POSTGRES_DSN in the environment, or try --embedded",
+    "Cannot start without 'postgres-dsn': give --postgres-dsn, or ETCD_PG_SYNC_POSTGRES_DSN in the environment, or try --embedded",
   ],
   [
     { etcdDsn: "" },
-    "Cannot start without 'etcd-dsn': give --etcd-dsn, or ETCD_DSN in the environment, or try --embedded",
+    "Cannot start without 'etcd-dsn': give --etcd-dsn, or ETCD_PG_SYNC_ETCD_DSN in the environment, or try --embedded",
   ],
   [
     { postgresDsn: "mysql://db/app" },
