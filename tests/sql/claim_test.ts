@@ -426,3 +426,37 @@ Deno.test("a writer's cost does not grow with the queue", strict, async () => {
   const many = await pages(world, writing);
   assert.equal(many <= 3 * few, true, `pages touched: ${few} of 1,000, ${many} of 100,000`);
 });
+
+for (
+  const one of [
+    "select etcd_set('/k/' || n, 'x')",
+    "insert into etcd_wal (key, value) select '/k/' || n, 'x'",
+  ]
+) {
+  const way = one.split(" ").slice(0, one.startsWith("select") ? 2 : 3).join(" ");
+  Deno.test(
+    `a write costs the same, however much its transaction has written: ${way} …`,
+    strict,
+    async () => {
+      await using world = await makeQueue();
+      const session = world.session();
+      const many = (from: number, to: number) => session.sql(`${one} from generate_series(${from}, ${to}) n`);
+      const touched = async (n: number) => {
+        const plan = await session.sql(
+          `explain (analyze, buffers, format json) ${one} from (values (${n})) v (n)`,
+        );
+        const { "Shared Hit Blocks": hit, "Shared Read Blocks": read } = plan[0]["QUERY PLAN"][0].Plan;
+        return hit + read;
+      };
+      await many(1, 10); // plans are made, and kept, while the table is small
+      await session.sql("vacuum analyze");
+      await session.sql("begin");
+      await many(11, 30);
+      const few = await touched(31);
+      await many(32, 3000);
+      const more = await touched(3001);
+      await session.sql("commit");
+      assert.equal(more <= 3 * few, true, `pages touched: ${few} after 30, ${more} after 3,000`);
+    },
+  );
+}

@@ -8,11 +8,11 @@ async function makeWriter(): Promise<{ world: World; app: Session } & AsyncDispo
   const world = await makeWorld();
   await installed(world);
   const role = `app_${world.database}`;
-  await world.sql(`create role ${role} login`);
+  await world.sql(`create role ${role} login password '${role}'`);
   await world.sql(
     `grant insert (key, value, value_bytes, tombstone, revision, "strict"), select (id, key) on etcd_wal to ${role}`,
   );
-  const app = world.session(role);
+  const app = world.session(role, role);
   return {
     world,
     app,

@@ -33,9 +33,9 @@ async function makeRole(given: string[]): Promise<{ world: World; app: Session }
   await world.sql("insert into etcd_sync_event (kind, timeline, revision) values ('caught-up', 1, 5)");
   await world.sql("update etcd_sync_state set state = 'streaming', revision = 20");
   const role = `role_${world.database}`;
-  await world.sql(`create role ${role} login; revoke all on schema public from public`);
+  await world.sql(`create role ${role} login password '${role}'; revoke all on schema public from public`);
   for (const grant of given) await world.sql(`grant ${grant} to ${role}`);
-  const app = world.session(role);
+  const app = world.session(role, role);
   return {
     world,
     app,
