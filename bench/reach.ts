@@ -122,7 +122,7 @@ async function byHand(prefix: string, dsn: string): Promise<number> {
   await sh(`${psql} -c 'create table by_hand (like etcd_kv including all)'`);
   return await timed(() =>
     sh(
-      `f=$(mktemp); ETCDCTL_API=3 ${
+      `unset ETCDCTL_ENDPOINTS; f=$(mktemp); ETCDCTL_API=3 ${
         servers.etcdctl ?? "etcdctl"
       } --endpoints ${endpoint} get --prefix ${prefix} |
       paste - - | awk -F'\\t' -v OFS='\\t' '{ print $1, $2, 1, 1, 1, 0, 1 }' > $f

@@ -1,15 +1,6 @@
 import assert from "node:assert/strict";
 import { assertKept, judged, quiet, record } from "../support/history.ts";
-import {
-  crashed,
-  events,
-  killed,
-  streaming,
-  strict,
-  untilBlocked,
-  untilStreaming,
-  writeAndHold,
-} from "../support/run.ts";
+import { crashed, events, killed, streaming, strict, untilBlocked, writeAndHold } from "../support/run.ts";
 import { ownEtcd } from "../support/servers.ts";
 import { eventually, makeWorld, type World } from "../support/world.ts";
 
