@@ -7,6 +7,9 @@ export interface Batch {
   to: number;
 }
 
+/** Ten rounds of etcd's loop for watchers that are behind (100 ms, mvcc's syncWatchersLoop). */
+const CAREFUL_MS = 1_000;
+
 interface Revision {
   revision: number;
   events: Event[];
@@ -22,13 +25,14 @@ export class Inbox {
   #closed: Revision[] = [];
   #bytes = 0;
   #progress = 0;
-  #lastProgress = 0;
+  #candidate: { revision: number; at: number } | null = null;
   #proved = false;
 
   /**
    * @param position everything up to here has been applied
-   * @param carefulProgress servers before 3.4.25 and 3.5.8 can send a progress notification ahead of events it covers:
-   * there only the second one in a row with the same revision counts (etcd issue 15220)
+   * @param carefulProgress servers before 3.4.25 and 3.5.8 can send a progress notification ahead of events that it covers
+   * (etcd issue 15220): there one counts when the next comes, with no event in between and after a time in which the
+   * server, which serves watchers that are behind ten times a second, would have sent them
    */
   constructor(public position: number, readonly carefulProgress: boolean) {}
 
@@ -42,7 +46,7 @@ export class Inbox {
   }
 
   events(events: Event[], fragment: boolean): void {
-    this.#lastProgress = 0;
+    this.#candidate = null;
     // no spread: a revision can have more events than a call can have arguments
     for (const event of events) if (event.kv.modRevision > this.position) this.#open.push(event);
     if (fragment) return;
@@ -60,13 +64,23 @@ export class Inbox {
     this.#open = [];
   }
 
-  /** A progress notification of this watch: all its events up to `revision` have been received. */
-  progress(revision: number): void {
-    const believed = !this.carefulProgress || this.#lastProgress === revision;
-    this.#lastProgress = revision;
-    if (!believed || this.#open.length > 0) return;
-    this.#progress = Math.max(this.#progress, revision);
+  /**
+   * A progress notification of this watch: all its events up to `revision` have been received.
+   * @param at when it came, in milliseconds
+   */
+  progress(revision: number, at: number): void {
+    const proved = this.carefulProgress ? this.#outlived(revision, at) : revision;
+    if (proved === null || this.#open.length > 0) return;
+    this.#progress = Math.max(this.#progress, proved);
     this.#proved = this.#progress >= this.position; // also where nothing happened: it is fresh
+  }
+
+  /** The revision that was notified long enough ago, with no event since; null: not yet. */
+  #outlived(revision: number, at: number): number | null {
+    const first = this.#candidate;
+    if (first && at - first.at < CAREFUL_MS) return null;
+    this.#candidate = { revision, at };
+    return first?.revision ?? null;
   }
 
   /** At least one revision, and more while they fit; null: nothing new. */

@@ -129,7 +129,7 @@ export class Follower implements AsyncDisposable {
     }
     // Never the header of a created or event response: it can be ahead of the events.
     if (response.events.length > 0) this.#inbox.events(response.events, response.fragment);
-    else if (!response.created) this.#inbox.progress(revision);
+    else if (!response.created) this.#inbox.progress(revision, this.#heard);
   }
 
   #watchOver(): void {

@@ -92,14 +92,14 @@ export async function markerHistory(
   client: EtcdClient,
   key: Uint8Array,
   after: number,
-  timeoutMs: number,
+  { carefulProgress, timeoutMs }: { carefulProgress: boolean; timeoutMs: number },
 ): Promise<{ puts: StoredMarker[]; whole: boolean }> {
   const { revision: now, clusterId } = await readKey(client, key);
   for (let position = after;;) {
     const options = {
       position,
       clusterId,
-      carefulProgress: false,
+      carefulProgress,
       fragment: false,
       freshTimeoutMs: timeoutMs,
     };

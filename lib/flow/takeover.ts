@@ -158,7 +158,7 @@ async function markerGone(
     stream.kv,
     markerKey(stream.settings.name),
     row.markerRevision,
-    stream.settings.freshTimeoutMs,
+    { carefulProgress: stream.server.carefulProgress, timeoutMs: stream.settings.freshTimeoutMs },
   );
   const applied = puts.map(({ marker, modRevision }) => marker && resolve(row, { ...marker, modRevision }))
     .find((resolution) => resolution?.kind === "applied");
