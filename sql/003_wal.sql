@@ -43,7 +43,7 @@ create table etcd_wal_tx (
 
 -- Runs once, at the commit of a transaction that wrote more than once.
 create function etcd_wal_tx_last_write() returns trigger
-language plpgsql security definer set search_path from current set enable_seqscan = off as $$
+language plpgsql security definer set search_path from current set enable_seqscan = off set jit = off as $$
 declare
   gate etcd_sync_gate;
   rows bigint;

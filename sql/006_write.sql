@@ -136,7 +136,7 @@ end $$;
 -- This transaction's own row of the key. A plan that was made while the table was small must serve a transaction that
 -- makes it large: no sequential scan, and not by the index on txid, which the planner prefers (20,000 writes took 17 s).
 create function etcd_wal_own(_key text) returns bigint
-language plpgsql set search_path from current set enable_seqscan = off as $$
+language plpgsql set search_path from current set enable_seqscan = off set jit = off as $$
 begin
   return (
     select w.id from etcd_wal w

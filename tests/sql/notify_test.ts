@@ -31,8 +31,10 @@ async function makeListener(schema = "public"): Promise<{ world: World; heard: s
   };
 }
 
-/** Runs the statements, then hears everything up to a last notification. */
+/** Runs the statements, and hears everything between a first notification and a last one. */
 async function heardOf(world: World, heard: string[], statements: string[]): Promise<string[]> {
+  await world.sql("notify etcd_sync_wal, 'begin'"); // what was sent before is heard before
+  await eventually(() => heard.includes("begin"));
   heard.length = 0;
   for (const statement of statements) await world.sql(statement);
   await world.sql("notify etcd_sync_wal, 'end'");
