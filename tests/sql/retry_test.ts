@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { installed, mirrored, refused, setGate, strict, transaction, wal } from "../support/schema.ts";
-import { makeWorld, type World } from "../support/world.ts";
+import { eventually, makeWorld, type World } from "../support/world.ts";
 
 /** Two transactions: the first has lost with its rows 1 to 3, the second waits with row 100. */
 async function makeLost(status = "conflict"): Promise<World> {
@@ -155,3 +155,22 @@ Deno.test("etcd_retry() is refused where the stream has become one-way", strict,
     [..."123"].map(() => ({ status: "conflict" })).concat({ status: "pending" }),
   );
 });
+
+Deno.test(
+  "etcd_retry() of a row that another session is retrying waits for the first, and is refused",
+  strict,
+  async () => {
+    await using world = await makeLost();
+    const [first, second] = [world.session(), world.session()];
+    await first.sql("begin; select etcd_retry(1)");
+    const waiting = refused(
+      second.sql("select etcd_retry(2)"),
+      "ZE007",
+      /: it is pending, wanted is conflict or failed$/,
+    );
+    await eventually(async () => (await world.sql("select 1 from pg_locks where not granted")).length);
+    await first.sql("commit");
+    await waiting;
+    assert.equal((await world.sql("select id from etcd_drain_claim(127, 1500000, 127)")).length, 4);
+  },
+);
