@@ -36,7 +36,8 @@ create table etcd_sync_gate (
   prefix_text text,                      -- null where the prefix is not text by itself
   timeline bigint not null default 1,
   seen_revision bigint not null default 0, -- a checkpoint that every snapshot that sees this row includes
-  parked boolean not null default true,  -- the drain sleeps: a writer wakes it by NOTIFY
+  deleted boolean not null default false, -- the archive has tombstones that are newer than seen_revision
+  parked boolean not null default false, -- the drain sleeps: a writer wakes it by NOTIFY
   one_way boolean not null default false,
   max_key_bytes integer not null default 2500,
   max_value_bytes integer not null default 1500000,

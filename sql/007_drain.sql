@@ -185,7 +185,8 @@ begin
   elsif state.state <> _idle or state.batch_rows <> '{}' or cardinality(_lost) > 0 or not (select g.parked from etcd_sync_gate g) then
     update etcd_sync_state s set state = _idle, batch_rows = '{}',
       marker_revision = greatest(s.marker_revision, coalesce(_applied_at, 0)), updated_at = clock_timestamp();
-    update etcd_sync_gate g set parked = true, seen_revision = greatest(g.seen_revision, state.revision);
+    -- every tombstone that is there has come with a checkpoint, under the lock that the fence holds now
+    update etcd_sync_gate g set parked = true, seen_revision = greatest(g.seen_revision, state.revision), deleted = false;
   end if;
   return query select * from unnest(claimed);
 end $$;

@@ -15,7 +15,7 @@ import { isLostAnswer, isPassing, sendTxn } from "../etcd/kv.ts";
 import { bumpMarker } from "../etcd/marker.ts";
 import { Backoff, sleep } from "../lifecycle.ts";
 import { next } from "../machine.ts";
-import { isWaiting, park, settledWrites, type Settlement, turn } from "../postgres/wal.ts";
+import { isWaiting, park, settledWrites, type Settlement, turn, unpark } from "../postgres/wal.ts";
 import { type Leadership, markerKey, type Stream } from "../stream.ts";
 
 const POLL_FIRST_MS = 10;
@@ -41,6 +41,7 @@ export async function waitForWal(leadership: Leadership, signal: AbortSignal): P
       if (await isWaiting(leadership.drain)) return "wal-waiting";
       if (!heard) await sleep(poll, signal, (waker) => wake = waker);
     }
+    await unpark(leadership.drain);
     return null;
   } finally {
     forget();

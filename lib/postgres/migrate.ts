@@ -35,7 +35,7 @@ export async function migrate(session: Session, schema: string): Promise<{ appli
     );
     for (let number = Math.max(from, 0) + 1; number <= MIGRATIONS.length; number++) {
       await session.script(`insert into etcd_sync_migration (number) values (${number})`);
-      await session.script(MIGRATIONS[number - 1]);
+      await session.script(MIGRATIONS[number - 1].replaceAll("@schema@", () => quoteIdentifier(schema)));
     }
     return { applied: MIGRATIONS.length - Math.max(from, 0) };
   });

@@ -52,6 +52,19 @@ function rowValues(rows: RowColumns): unknown[] {
 }
 
 /*
+ * Tells writers that the archive may know more of an absent key than the gate's floor does. The row is locked before it
+ * is judged: the drain may have lowered the flag after this statement took its snapshot, and the lock reads what is
+ * newest. Behind the fence, so state row first, gate second, as everywhere.
+ */
+function noteDeleted(tombstones: string): string {
+  return `gate as materialized (
+  select g.deleted from etcd_sync_gate g where exists (select from ${tombstones}) for no key update
+), noted as (
+  update etcd_sync_gate g set deleted = true from gate where not gate.deleted
+)`;
+}
+
+/*
  * One batch. Each event of it either becomes the key's row (the key's last one) or goes to the archive. In a scan a page
  * may have been ahead of the watch: an event that the row, or the key's newest tombstone, has already passed only goes
  * to the archive (`passed`). All parts see the tables as they were before the statement.
@@ -98,7 +111,7 @@ with fence as (
     timeline = excluded.timeline, ts = excluded.ts
 ), deleted as (
   delete from etcd_kv k using event e where k.key = e.key and e.next is null and e.tombstone and not e.passed
-), skipped as (
+), ${noteDeleted("event e where e.tombstone")}, skipped as (
   insert into etcd_sync_event (kind, timeline, detail) select 'key-skipped', f.timeline, d from fence f, unnest($10::jsonb[]) d
 )
 select true from fence`;
@@ -194,7 +207,7 @@ with page as materialized (
   returning true
 ), deleted as (
   delete from etcd_kv k using gone g where k.key = g.key returning true
-), skipped as (
+), ${noteDeleted("gone")}, skipped as (
   insert into etcd_sync_event (kind, timeline, detail) select 'key-skipped', f.timeline, d from fence f, unnest($10::jsonb[]) d
 )
 select (select count(*) from fence) as committed, (select key from another) as another,

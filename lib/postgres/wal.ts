@@ -114,6 +114,11 @@ export async function park(session: Session): Promise<void> {
   await session.run("park", "update etcd_sync_gate set parked = true where not parked");
 }
 
+/** Nobody listens any more: writers need not notify. */
+export async function unpark(session: Session): Promise<void> {
+  await session.run("unpark", "update etcd_sync_gate set parked = false where parked");
+}
+
 /** Whether anything waits. */
 export async function isWaiting(session: Session): Promise<boolean> {
   const [{ waiting }] = await session.run<{ waiting: boolean }>(

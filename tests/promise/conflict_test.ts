@@ -131,6 +131,47 @@ Deno.test("a foreign change in the middle of a chain breaks it there, and not be
   assert.deepEqual(wal.map(({ status }) => status), ["success", "success", "conflict", "conflict"]);
 });
 
+Deno.test("our put that others deleted again: who saw the deletion writes on absence", strict, async () => {
+  await using world = await makeWorld();
+  const from = await world.etcd.put(world.key("first"), "0");
+  await streaming(world);
+  const release = await holdMirror(world); // so that the drain parks with a checkpoint from before its own put
+  await world.sql("select etcd_set($1, 'ours')", [world.key("a")]);
+  await settled(world);
+  await eventually(async () => (await world.sql("select from etcd_sync_gate where parked")).length);
+  await release();
+  await quiet(world);
+  await world.etcd.delete(world.key("a"));
+  await quiet(world);
+  await world.sql("select etcd_set($1, 'again')", [world.key("a")]);
+  await settled(world);
+  const { wal } = await judged(world, { from });
+  assert.deepEqual(wal.map(({ status }) => status), ["success", "success"]);
+});
+
+Deno.test("a deletion that comes while the drain parks is not hidden from writers", strict, async () => {
+  await using world = await makeWorld();
+  for (const name of ["a", "b"]) await world.etcd.put(world.key(name), "0");
+  await streaming(world);
+  await world.etcd.delete(world.key("a"));
+  const deleted = async () => (await world.sql("select deleted from etcd_sync_gate"))[0].deleted;
+  await eventually(deleted);
+  const parking = world.session(); // what the drain does when it parks, stretched
+  await parking.sql(
+    "begin; select from etcd_sync_state for update; update etcd_sync_gate set deleted = false",
+  );
+  await world.etcd.delete(world.key("b")); // the mirror's statement now sees `deleted`, and waits for the state row
+  await eventually(async () =>
+    (await world.sql(
+      `select from pg_stat_activity
+       where datname = current_database() and wait_event_type = 'Lock' and query ~ '^\\s*with fence'`,
+    )).length
+  );
+  await parking.sql("commit");
+  await quiet(world);
+  assert.equal(await deleted(), true);
+});
+
 Deno.test("compare-and-set: on that revision alone", strict, async () => {
   await using world = await makeWorld();
   const from = await world.etcd.put(world.key("a"), "0");

@@ -353,6 +353,7 @@ Deno.test("a turn of who is no longer the writer, or of another batch, changes n
 Deno.test("a turn with nothing to do writes nothing", strict, async () => {
   await using world = await makeQueue();
   await lead(world);
+  await setGate(world, "parked = true");
   const versions =
     "select s.xmin::text as state, g.xmin::text as gate from etcd_sync_state s, etcd_sync_gate g";
   const before = await world.sql(versions);

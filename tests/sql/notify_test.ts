@@ -19,6 +19,7 @@ async function makeListener(schema = "public"): Promise<{ world: World; heard: s
   const world = await makeWorld({ schema });
   await installed(world);
   const session = await programSession(world);
+  await session.script("update etcd_sync_gate set parked = true");
   const heard: string[] = [];
   await session.listen("etcd_sync_wal", (payload) => heard.push(payload));
   return {

@@ -295,6 +295,7 @@ Deno.test(
 
 Deno.test("an absent key's seen_revision is that of its newest event, or the gate's", strict, async () => {
   await using world = await makeMirror();
+  await setGate(world, "deleted = true");
   await world.sql(
     `insert into etcd_archive (timeline, key, revision, until_revision, tombstone, value, create_revision, version, lease)
      values (1, '/gone', 5, 6, false, 'x', 5, 1, 0), (1, '/gone', 6, null, true, null, 0, 0, 0)`,
