@@ -40,6 +40,9 @@ program.command("start")
   .addOption(
     option("--rescan-after <revisions>", "backlog from which a scan is the way back, or never", "20000"),
   )
+  .addOption(
+    option("--fresh-timeout <duration>", "silence after which a watch is given up, such as 10s", "10s"),
+  )
   .addOption(option("--log-level <level>", "debug, info, warn or error", "info"))
   .addOption(option("--log-format <format>", "auto (text on a terminal, else json), text or json", "auto"))
   .action(run);

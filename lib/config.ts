@@ -17,6 +17,7 @@ export interface StartFlags {
   rescanAfter: string;
   oversize: string;
   maxDeletes: string;
+  freshTimeout: string;
 }
 
 export interface Config {
@@ -31,6 +32,7 @@ export interface Config {
   rescanAfter: number | null;
   refuseOversize: boolean;
   maxDeletes: number;
+  freshTimeoutMs: number;
 }
 
 function wrong(name: string, value: string, wanted: string): never {
@@ -53,6 +55,7 @@ export function readConfig(flags: StartFlags): Config {
       : readInteger("rescan-after", flags.rescanAfter, 0, Number.MAX_SAFE_INTEGER),
     refuseOversize: oneOf("oversize", flags.oversize, ["split", "refuse"] as const) === "refuse",
     maxDeletes: readInteger("max-deletes", flags.maxDeletes, 0, 2 ** 31 - 1),
+    freshTimeoutMs: readDuration("fresh-timeout", flags.freshTimeout, 1_000),
   };
 }
 
@@ -84,6 +87,18 @@ function readInteger(name: string, value: string, least: number, most: number): 
     wrong(name, value, `wanted an integer from ${least} to ${most}`);
   }
   return number;
+}
+
+const UNITS_MS: Record<string, number> = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 };
+
+/** Milliseconds. */
+function readDuration(name: string, value: string, leastMs: number): number {
+  const [, number, unit] = /^(\d+)(ms|s|m|h|d)$/.exec(value) ?? [];
+  const ms = Number(number) * (UNITS_MS[unit] ?? NaN);
+  if (!(ms >= leastMs && ms <= Number.MAX_SAFE_INTEGER)) {
+    wrong(name, value, `wanted a number and ms, s, m, h or d, from ${leastMs / 1_000}s`);
+  }
+  return ms;
 }
 
 function oneOf<T extends string>(name: string, value: string, choices: readonly T[]): T {

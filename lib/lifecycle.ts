@@ -15,6 +15,20 @@ export function sleep(ms: number, signal: AbortSignal, wakeable?: (wake: () => v
   });
 }
 
+/** The result of `work`; an error where it takes longer. The work itself goes on. */
+export async function within<T>(ms: number, work: Promise<T>): Promise<T> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`no answer for ${ms / 1_000} s`)), ms);
+  });
+  work.catch(() => {}); // where it fails after that
+  try {
+    return await Promise.race([work, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
 /** Exponential backoff with full jitter (each pause is random up to the bound), back to the start on success. */
 export class Backoff {
   #attempt = 0;

@@ -15,7 +15,6 @@ import { markerKey, prefixRange, type Stream } from "./stream.ts";
 const MAX_KEY_BYTES = 2_500;
 /** etcd's default for a request (--max-request-bytes is 1.5 MiB), less the marker and the framing. */
 const MAX_TXN_BYTES = 1_500_000;
-const FRESH_TIMEOUT_MS = 10_000;
 
 /** Runs until `signal` aborts. @throws {Fatal} with an exit code where it cannot begin */
 export async function start(config: Config, log: Log, signal: AbortSignal): Promise<void> {
@@ -37,7 +36,7 @@ export async function start(config: Config, log: Log, signal: AbortSignal): Prom
       prefix: config.prefix,
       limits: { maxRows: config.maxTxnOps - 1, maxBytes: MAX_TXN_BYTES },
       rescanAfter: config.rescanAfter,
-      freshTimeoutMs: FRESH_TIMEOUT_MS,
+      freshTimeoutMs: config.freshTimeoutMs,
     },
     select: { prefix: config.prefix, maxKeyBytes: MAX_KEY_BYTES },
     postgres,

@@ -7,6 +7,7 @@ import { OWN_PREFIX } from "./core/words.ts";
 import type { EtcdClient } from "./etcd/client.ts";
 import type { Log } from "./log.ts";
 import type { PostgresOptions, Session } from "./postgres/client.ts";
+import type { ServerClock } from "./postgres/clock.ts";
 import type { Place, StreamRow } from "./postgres/state.ts";
 import type { Limits } from "./postgres/wal.ts";
 
@@ -42,6 +43,7 @@ export interface Leadership extends AsyncDisposable {
   at: StreamRow;
   mirror: Session;
   drain: Session;
+  clock: ServerClock;
   /** Aborts when the place is lost; its reason says why. */
   lost: AbortSignal;
   /** The drain's side of the row. */

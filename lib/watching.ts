@@ -10,7 +10,7 @@ export type Opened =
   | { kind: "opened"; follower: Follower; /** etcd's revisions ahead of `position`. */ behind: number }
   | { kind: "history-replaced" | "history-lost" };
 
-/** Opens the watch right after `position`, then looks (linearizably) whether this is still the same history. */
+/** Opens the watch after `position`, then looks (linearizably) whether this is still the same history. */
 export async function openWatch(stream: Stream, leadership: Leadership, position: number): Promise<Opened> {
   const { at, batch } = leadership;
   await using opening = new AsyncDisposableStack();
@@ -33,10 +33,6 @@ export async function openWatch(stream: Stream, leadership: Leadership, position
   if (history.kind === "replaced") {
     stream.log.warn({ because: history.because }, "the history of etcd was replaced");
     return { kind: "history-replaced" };
-  }
-  if (history.positionCompacted && stream.server.loseAtCompactRevision) {
-    stream.log.warn({ position }, "etcd has compacted the checkpoint; this version could leave deletes out");
-    return { kind: "history-lost" };
   }
   opening.move();
   return { kind: "opened", follower, behind: history.revision - position };

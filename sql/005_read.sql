@@ -87,3 +87,13 @@ language sql stable security definer set search_path from current as $$
   order by h.timeline, h.revision
 $$;
 comment on function etcd_get_all(text, bigint) is 'The revisions of one key that were seen, oldest first';
+
+-- Right also where the program is down: only the clock moves on then.
+create function etcd_freshness()
+returns table (state text, revision bigint, fresh_at timestamptz, fresh_age interval, oldest_write_age interval)
+language sql security definer set search_path from current as $$
+  select s.state, s.revision, s.fresh_at, clock_timestamp() - s.fresh_at,
+    (select clock_timestamp() - t.ts from etcd_wal_tx t order by t.seq limit 1)
+  from etcd_sync_state s
+$$;
+comment on function etcd_freshness() is 'How fresh the mirror is: all that etcd acknowledged before fresh_at is in it; and for how long the oldest write waits';

@@ -21,8 +21,6 @@ export interface EtcdVersion {
   supported: boolean;
   /** A progress notification can overtake events (etcd issue 15220). */
   carefulProgress: boolean;
-  /** A watch that begins at the compact revision can lose deletes (etcd issues 18089, 19179). */
-  loseAtCompactRevision: boolean;
   /** Bugs of the server that its operator should know, in words. */
   warnings: string[];
 }
@@ -32,14 +30,12 @@ export function etcdVersion(version: string): EtcdVersion {
   if (isBefore(version, { "3.4": "3.4.42", "3.5": "3.5.28", "3.6": "3.6.9" })) {
     warnings.push("its linearizable reads can be stale");
   }
-  const loseAtCompactRevision = isBefore(version, { "3.4": "3.4.36", "3.5": "3.5.18" });
-  if (loseAtCompactRevision) {
+  if (isBefore(version, { "3.4": "3.4.36", "3.5": "3.5.18" })) {
     warnings.push("a watch that begins at the compact revision can lose deletes");
   }
   return {
     supported: compare(version, "3.4.0") >= 0,
     carefulProgress: isBefore(version, { "3.4": "3.4.25", "3.5": "3.5.8" }),
-    loseAtCompactRevision,
     warnings,
   };
 }

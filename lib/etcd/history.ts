@@ -21,7 +21,7 @@ export interface KnownHistory {
 }
 
 export type HistoryCheck =
-  | { kind: "same"; revision: number; clusterId: string; positionCompacted: boolean }
+  | { kind: "same"; revision: number; clusterId: string }
   | { kind: "replaced"; revision: number; clusterId: string; because: string };
 
 export async function checkHistory(client: EtcdClient, known: KnownHistory): Promise<HistoryCheck> {
@@ -52,8 +52,7 @@ export async function checkHistory(client: EtcdClient, known: KnownHistory): Pro
   if (probe && !await holds(client, probe.key, known.position, (kv) => isSame(kv, probe))) {
     return replaced(`key '${keyText(probe.key)}' at revision ${known.position} is not as it was mirrored`);
   }
-  const positionCompacted = await isCompactedAt(client, key, known.position);
-  return { kind: "same", revision: now.revision, clusterId: now.clusterId, positionCompacted };
+  return { kind: "same", revision: now.revision, clusterId: now.clusterId };
 }
 
 function isSame(a: KeyValue, b: KeyValue): boolean {
@@ -75,17 +74,6 @@ async function holds(
   } catch (error) {
     if (isCompacted(error)) return true;
     if (isFuture(error)) return false;
-    throw error;
-  }
-}
-
-async function isCompactedAt(client: EtcdClient, key: Uint8Array, at: number): Promise<boolean> {
-  if (at === 0) return false;
-  try {
-    await readKey(client, key, at);
-    return false;
-  } catch (error) {
-    if (isCompacted(error)) return true;
     throw error;
   }
 }

@@ -6,9 +6,10 @@ import { OwnWrites } from "../core/txn.ts";
 import { LostPlace, sentence } from "../errors.ts";
 import { checkHistory, type HistoryCheck } from "../etcd/history.ts";
 import { readOwnMarker } from "../etcd/marker.ts";
-import { sleep } from "../lifecycle.ts";
+import { sleep, within } from "../lifecycle.ts";
 import { isWhole, next } from "../machine.ts";
 import { Session } from "../postgres/client.ts";
+import { ServerClock } from "../postgres/clock.ts";
 import { readProbe } from "../postgres/mirror.ts";
 import {
   endHolder,
@@ -26,6 +27,8 @@ import {
 import { type Leadership, markerKey, type Stream } from "../stream.ts";
 
 const RENEW_MS = 1_000;
+/** After so long without an answer the lease has run out; a server that has vanished may never answer. */
+const LEASE_MS = 5_000;
 const STANDBY_MS = 250;
 
 /** Waits for the place and takes it. Before it writes to etcd the drain takes over the marker. */
@@ -37,9 +40,13 @@ export async function lead(stream: Stream, signal: AbortSignal): Promise<Leaders
   const place: Place = { epoch: taken.epoch, holder };
   const mirror = opened.use(await Session.open(stream.postgres));
   const drain = opened.use(await Session.open(stream.postgres));
-  opened.defer(() => leavePlace(session, place).catch(() => {}));
   const lost = new AbortController();
-  opened.use(renewing(session, place, taken.streamId, [session, mirror, drain].map((s) => s.pid), lost));
+  opened.defer(async () => {
+    if (!lost.signal.aborted) await leavePlace(session, place).catch(() => {});
+  });
+  const clock = new ServerClock();
+  const pids = [session, mirror, drain].map((s) => s.pid);
+  opened.use(renewing(session, { place, streamId: taken.streamId, pids, clock }, lost));
 
   const at = await checkedHistory(stream, mirror, place, taken);
   await setCluster(mirror, place, at.clusterId!);
@@ -61,6 +68,7 @@ export async function lead(stream: Stream, signal: AbortSignal): Promise<Leaders
     at,
     mirror,
     drain,
+    clock,
     lost: lost.signal,
     batch: {
       id: at.batchId,
@@ -99,19 +107,20 @@ async function waitForPlace(
 
 function renewing(
   session: Session,
-  place: Place,
-  streamId: string,
-  pids: number[],
+  { place, streamId, pids, clock }: { place: Place; streamId: string; pids: number[]; clock: ServerClock },
   lost: AbortController,
 ): AsyncDisposable {
   const stop = new AbortController();
   let locked = false;
+  const renew = async () => {
+    clock.note(await renewLease(session, place, pids), performance.now());
+    // taken from a frozen holder, whose session had the lock: without it the place would look free
+    locked ||= await tryLock(session, streamId);
+  };
   const done = (async () => {
     while (!stop.signal.aborted) {
       try {
-        await renewLease(session, place, pids);
-        // taken from a frozen holder, whose session had the lock: without it the place would look free
-        locked ||= await tryLock(session, streamId);
+        await within(LEASE_MS, renew());
       } catch (error) {
         lost.abort(new LostPlace(`the lease was not renewed: ${sentence(error)}`, { cause: error }));
         return;

@@ -3,6 +3,7 @@ import type { Batch } from "../core/inbox.ts";
 import { foldEvents, probeAfter } from "../core/plan.ts";
 import { LostPlace, sentence } from "../errors.ts";
 import { EtcdError } from "../etcd/client.ts";
+import { FreshnessProof } from "../freshness.ts";
 import { Backoff } from "../lifecycle.ts";
 import type { Outcome } from "../machine.ts";
 import { applyEvents, moveCheckpoint } from "../postgres/mirror.ts";
@@ -47,10 +48,11 @@ async function mirrorOnce(
     stream.log.info({ behind, rescan_after: stream.settings.rescanAfter }, "far behind: a scan is shorter");
     return "far-behind";
   }
+  using proof = new FreshnessProof(stream, follower);
   while (!signal.aborted) {
     const batch = follower.take();
     if (batch) {
-      await apply(stream, leadership, batch);
+      await apply(stream, leadership, batch, proof);
       backoff.reset();
       continue;
     }
@@ -61,14 +63,21 @@ async function mirrorOnce(
   return null;
 }
 
-/** One batch, one round trip; the checkpoint moves with it. */
-async function apply(stream: Stream, { mirror, place, at }: Leadership, batch: Batch): Promise<void> {
+/** One batch, one round trip; the checkpoint moves with it, and what it proves is written with it. */
+async function apply(
+  stream: Stream,
+  { mirror, place, at, clock }: Leadership,
+  batch: Batch,
+  proof: FreshnessProof,
+): Promise<void> {
+  const fresh = proof.proven(batch.to);
+  const freshAt = fresh === null ? null : clock.at(fresh);
   if (batch.events.length === 0) {
-    await moveCheckpoint(mirror, place, at, batch.to);
+    if (batch.to > at.revision || freshAt) await moveCheckpoint(mirror, place, at, batch.to, freshAt);
   } else {
     const { columns, skipped } = foldEvents(batch.events, stream.select);
     const probe = probeAfter(at.probe, columns);
-    await applyEvents(mirror, place, at, { columns, to: batch.to, probe, skipped });
+    await applyEvents(mirror, place, at, { columns, to: batch.to, probe, skipped, freshAt });
     at.probe = probe;
     for (const key of skipped) stream.log.warn({ ...key }, "a key is too long to be mirrored");
   }

@@ -194,11 +194,11 @@ class Scan implements AsyncDisposable {
     const follower = this.#follower!;
     for (let batch = follower.take(); batch; batch = follower.take()) {
       if (batch.events.length === 0) {
-        if (batch.to > at.revision) await moveCheckpoint(mirror, place, at, batch.to);
+        if (batch.to > at.revision) await moveCheckpoint(mirror, place, at, batch.to, null);
       } else {
         this.#applied++;
         const { columns, skipped } = foldEvents(batch.events, this.#stream.select);
-        await applyEvents(mirror, place, at, { columns, to: batch.to, probe: null, skipped });
+        await applyEvents(mirror, place, at, { columns, to: batch.to, probe: null, skipped, freshAt: null });
         this.#probe = probeAfter(this.#probe, columns);
       }
       at.revision = batch.to;

@@ -71,7 +71,11 @@ function noteDeleted(tombstones: string): string {
  */
 const APPLY_EVENTS = `
 with fence as (
-  ${fenced("revision = $7, probe_key = $8, probe_revision = $9, fresh_at = clock_timestamp()")}
+  ${
+  fenced(
+    "revision = $7, probe_key = $8, probe_revision = $9, fresh_at = coalesce($22::timestamptz, s.fresh_at)",
+  )
+}
   returning s.timeline
 ), event as materialized (
   select f.timeline, e.*, k.revision as row_revision, k.timeline as row_timeline,
@@ -116,12 +120,12 @@ with fence as (
 )
 select true from fence`;
 
-/** Applies the events of whole revisions; the checkpoint becomes `to`. One round trip. */
+/** Applies the events of whole revisions; the checkpoint becomes `to`, proved fresh at `freshAt`. One round trip. */
 export async function applyEvents(
   session: Session,
   place: Place,
   at: StreamRow,
-  batch: { columns: EventColumns; to: number; probe: Probe | null; skipped: object[] },
+  batch: { columns: EventColumns; to: number; probe: Probe | null; skipped: object[]; freshAt: Date | null },
 ): Promise<void> {
   const { columns } = batch;
   const scanning = statesLike(at.state).length === 1;
@@ -136,20 +140,24 @@ export async function applyEvents(
     columns.previous,
     columns.next,
     scanning,
+    batch.freshAt,
   ]);
   expectOne(rows, place);
 }
 
-const MOVE_CHECKPOINT = `${fenced("revision = $7, fresh_at = clock_timestamp()")} returning true`;
+const MOVE_CHECKPOINT = `${
+  fenced("revision = $7, fresh_at = coalesce($8::timestamptz, s.fresh_at)")
+} returning true`;
 
-/** Moves the checkpoint on a quiet prefix, or says that it is fresh. */
+/** Moves the checkpoint on a quiet prefix, or says that it was proved fresh at `freshAt`. */
 export async function moveCheckpoint(
   session: Session,
   place: Place,
   at: StreamRow,
   to: number,
+  freshAt: Date | null,
 ): Promise<void> {
-  expectOne(await session.run("move-checkpoint", MOVE_CHECKPOINT, [...guard(place, at), to]), place);
+  expectOne(await session.run("move-checkpoint", MOVE_CHECKPOINT, [...guard(place, at), to, freshAt]), place);
 }
 
 /*
@@ -358,7 +366,7 @@ export async function catchUp(
       "catch-up",
       `${
         fenced(
-          "state = $7, scan_cursor = null, scan_revision = 0, history_from = coalesce(s.history_from, s.revision), probe_key = $8, probe_revision = $9, fresh_at = clock_timestamp()",
+          "state = $7, scan_cursor = null, scan_revision = 0, history_from = coalesce(s.history_from, s.revision), probe_key = $8, probe_revision = $9",
         )
       }
          and s.revision >= s.scan_revision returning true`,

@@ -138,15 +138,16 @@ export async function raiseEpoch(session: Session, place: Place, epoch: number):
   expectOne(rows, place);
 }
 
-/** Renews the lease, and says which sessions are the holder's. */
-export async function renewLease(session: Session, place: Place, pids: number[]): Promise<void> {
-  const rows = await session.run(
+/** Renews the lease, and says which sessions are the holder's. Returns the server's time. */
+export async function renewLease(session: Session, place: Place, pids: number[]): Promise<Date> {
+  const rows = await session.run<{ now: Date }>(
     "renew-lease",
     `update etcd_sync_state set lease_until = clock_timestamp() + interval '5 seconds', holder_pids = $3
-     where epoch = $1 and holder = $2 returning true`,
+     where epoch = $1 and holder = $2 returning clock_timestamp() as now`,
     [place.epoch, place.holder, pids],
   );
   expectOne(rows, place);
+  return rows[0].now;
 }
 
 /** Remembers which cluster this is. */

@@ -23,6 +23,7 @@ const right: StartFlags = {
   rescanAfter: "20000",
   oversize: "split",
   maxDeletes: "1000",
+  freshTimeout: "10s",
 };
 
 Deno.test("readConfig() reads what is right", strict, () => {
@@ -37,6 +38,7 @@ Deno.test("readConfig() reads what is right", strict, () => {
     rescanAfter: 20_000,
     refuseOversize: false,
     maxDeletes: 1_000,
+    freshTimeoutMs: 10_000,
   });
   assert.equal(readConfig({ ...right, rescanAfter: "never" }).rescanAfter, null);
   assert.equal(readConfig({ ...right, oversize: "refuse" }).refuseOversize, true);
@@ -116,6 +118,14 @@ const wrong: [Partial<StartFlags>, string][] = [
   ],
   [{ rescanAfter: "" }, "Cannot read 'rescan-after': wanted an integer from 0 to 9007199254740991, got ''"],
   [{ oversize: "drop" }, "Cannot read 'oversize': wanted one of 'split', 'refuse', got 'drop'"],
+  [
+    { freshTimeout: "10" },
+    "Cannot read 'fresh-timeout': wanted a number and ms, s, m, h or d, from 1s, got '10'",
+  ],
+  [
+    { freshTimeout: "999ms" },
+    "Cannot read 'fresh-timeout': wanted a number and ms, s, m, h or d, from 1s, got '999ms'",
+  ],
   [
     { maxDeletes: "2147483648" },
     "Cannot read 'max-deletes': wanted an integer from 0 to 2147483647, got '2147483648'",
