@@ -16,6 +16,8 @@ import { sleep } from "./lifecycle.ts";
 import { markerKey, type Stream } from "./stream.ts";
 
 const EVERY_MS = 1_000;
+/** etcd leaves a request for progress unanswered while it still replays to the watch: it is repeated. */
+const REPEAT_MS = 100;
 /** A mirror that is further behind has lost nothing but the older proofs. */
 const MOST_ASKED = 600;
 
@@ -47,9 +49,12 @@ export class FreshnessProof implements Disposable {
         const { revision } = await readKey(stream.kv, markerKey(stream.settings.name));
         this.#asked.push({ at, revision });
         if (this.#asked.length > MOST_ASKED) this.#asked.shift();
-        if (!signal.aborted) follower.expect(revision);
+        follower.expect(revision);
       } catch { /* no proof: `fresh_at` stands still, and the watch has its own watchdog */ }
-      await sleep(EVERY_MS - (performance.now() - at), signal);
+      for (let left = EVERY_MS; left > 0 && !signal.aborted; left = EVERY_MS - (performance.now() - at)) {
+        await sleep(this.#asked.length > 0 ? Math.min(left, REPEAT_MS) : left, signal);
+        if (this.#asked.length > 0 && !signal.aborted) follower.requestProgress();
+      }
     }
   }
 }

@@ -33,7 +33,7 @@ export async function within<T>(ms: number, work: Promise<T>): Promise<T> {
 export class Backoff {
   #attempt = 0;
 
-  constructor(readonly firstMs = 50, readonly maxMs = 5_000) {}
+  constructor(readonly firstMs = 50, readonly maxMs = 2_000) {}
 
   get attempts(): number {
     return this.#attempt;
