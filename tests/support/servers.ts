@@ -7,8 +7,10 @@ import {
   type Log,
   startEmbedded,
 } from "../../lib/embedded/embedded.ts";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { type EtcdServer, startEtcd } from "../../lib/embedded/etcd.ts";
+import { beside } from "../../lib/embedded/find.ts";
+import { freePort } from "../../lib/embedded/ready.ts";
 import { EtcdDoor } from "./etcd.ts";
 import { Session } from "./postgres.ts";
 
@@ -69,14 +71,43 @@ export interface OwnEtcd extends AsyncDisposable {
   stop(): Promise<void>;
   /** Starts it again; `wipe`: with nothing in it, a new cluster. */
   start(options?: { wipe?: boolean }): Promise<void>;
+  /** Saves a snapshot. */
+  backup(): Promise<void>;
+  /** Puts the snapshot in the place of what there is; between stop() and start(). Member and cluster keep their ids. */
+  restore(flags?: string[]): Promise<void>;
+}
+
+/** The tools of a backup; `bump`: restore knows `--bump-revision` (etcdutl 3.6). */
+export async function backupTools(): Promise<{ save: string; restore: string; bump: boolean } | undefined> {
+  const search = defaultSearch();
+  const folder = dirname((await findEtcd(search, quiet)).etcd);
+  const save = await beside("etcdctl", folder, search);
+  const restore = await beside("etcdutl", folder, search) ?? save;
+  if (!save || !restore) return undefined;
+  const { stdout } = await new Deno.Command(restore, { args: ["snapshot", "restore", "--help"], env: API })
+    .output();
+  return { save, restore, bump: new TextDecoder().decode(stdout).includes("--bump-revision") };
+}
+
+const API = { ETCDCTL_API: "3" };
+
+async function succeed(command: string, args: string[]): Promise<void> {
+  const { success, stderr } = await new Deno.Command(command, { args, env: API, stdout: "null" }).output();
+  if (!success) throw new Error(`${command} ${args.join(" ")}: ${new TextDecoder().decode(stderr)}`);
 }
 
 export async function ownEtcd(args: string[] = []): Promise<OwnEtcd> {
   await using stack = new AsyncDisposableStack();
   const dir = stack.use(await tempDir());
   const binary = (await findEtcd(defaultSearch(), quiet)).etcd;
+  const peer = `http://127.0.0.1:${freePort()}`; // a restored member keeps its ids only with the same address
+  const peers = [
+    `--listen-peer-urls=${peer}`,
+    `--initial-advertise-peer-urls=${peer}`,
+    `--initial-cluster=default=${peer}`,
+  ];
   const run = (port?: number) =>
-    startEtcd({ binary, dir: join(dir.path, "etcd"), args: [...fastEtcd, ...args], port });
+    startEtcd({ binary, dir: join(dir.path, "etcd"), args: [...fastEtcd, ...peers, ...args], port });
   let server: EtcdServer | undefined = await run();
   const { port, dsn } = server;
   stack.defer(async () => {
@@ -93,6 +124,33 @@ export async function ownEtcd(args: string[] = []): Promise<OwnEtcd> {
     async stop() {
       await server?.stop("SIGKILL");
       server = undefined;
+    },
+    async backup() {
+      const tools = (await backupTools())!;
+      await succeed(tools.save, [
+        `--endpoints=${server!.endpoint}`,
+        "snapshot",
+        "save",
+        join(dir.path, "snapshot"),
+      ]);
+    },
+    async restore(flags = []) {
+      const tools = (await backupTools())!;
+      const data = join(dir.path, "etcd", "data");
+      await Deno.remove(data, { recursive: true });
+      const identity = [
+        "--name=default",
+        `--initial-cluster=default=${peer}`,
+        `--initial-advertise-peer-urls=${peer}`,
+      ];
+      await succeed(tools.restore, [
+        "snapshot",
+        "restore",
+        join(dir.path, "snapshot"),
+        `--data-dir=${data}`,
+        ...identity,
+        ...flags,
+      ]);
     },
     async start({ wipe = false } = {}) {
       if (wipe) await Deno.remove(join(dir.path, "etcd"), { recursive: true });
