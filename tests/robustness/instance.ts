@@ -65,6 +65,7 @@ export class Instance implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#stopped) return;
     this.#stopped = true;
     this.heal();
     await this.#program[Symbol.asyncDispose]();

@@ -91,6 +91,11 @@ export class Site implements AsyncDisposable {
     await eventually(() => this.etcd.etcd.clearNoSpace().then(() => true), { timeoutMs: 30_000 });
   }
 
+  /** Ends the instances, so that all they wrote is there. */
+  async end(): Promise<void> {
+    for (const instance of this.instances) await instance[Symbol.asyncDispose]();
+  }
+
   [Symbol.asyncDispose](): Promise<void> {
     return this.#stack.disposeAsync();
   }
