@@ -27,6 +27,7 @@ export async function etcdClient(dsn: string, traffic: Traffic): Promise<EtcdRec
       await pause(100);
     }
     await think(traffic.random);
+    await pause(20);
   }
   for (const lease of leases) await eventually(() => revoked(door, lease), { timeoutMs: 60_000 });
   return record;
@@ -35,14 +36,15 @@ export async function etcdClient(dsn: string, traffic: Traffic): Promise<EtcdRec
 /** The revision, where it surely changed a key. */
 async function write(door: EtcdDoor, traffic: Traffic, n: number, leases: string[]): Promise<number | null> {
   const { random, keys } = traffic;
+  const hot = random.chance(0.15) ? keys.shared : keys.etcd;
   if (random.chance(0.08)) {
     const lease = await door.leaseGrant(LEASE_SECONDS);
     leases.push(lease);
-    return await door.put(random.pick(keys.hot), someValue(traffic, n), { lease });
+    return await door.put(random.pick(hot), someValue(traffic, n), { lease });
   }
-  if (random.chance(0.3)) return await door.put(random.pick(keys.hot), someValue(traffic, n));
+  if (random.chance(0.3)) return await door.put(random.pick(hot), someValue(traffic, n));
   if (random.chance(0.1)) {
-    await door.delete(random.pick(keys.hot));
+    await door.delete(random.pick(hot));
     return null;
   }
   const ops = someKeys(traffic).map((key): Op =>
@@ -53,8 +55,9 @@ async function write(door: EtcdDoor, traffic: Traffic, n: number, leases: string
 }
 
 function someKeys({ random, keys }: Traffic): Buffer[] {
-  if (random.chance(0.03)) return random.sample(keys.wide, random.integer(20, 100));
-  return random.sample(keys.hot, random.integer(1, 6));
+  if (random.chance(0.01)) return random.sample(keys.wide, random.integer(20, 100));
+  if (random.chance(0.1)) return [...random.sample(keys.etcd, 3), ...random.sample(keys.shared, 2)];
+  return random.sample(keys.etcd, random.integer(1, 6));
 }
 
 async function revoked(door: EtcdDoor, lease: string): Promise<boolean> {

@@ -81,9 +81,12 @@ class Transaction {
   readonly #session: Session;
   readonly #traffic: Traffic;
   readonly #n: number;
+  readonly #hot: Buffer[];
   #wanted: Wanted = new Map();
 
   constructor(session: Session, traffic: Traffic, n: number) {
+    const { sql, shared } = traffic.keys;
+    this.#hot = traffic.random.chance(0.15) ? [...sql, ...shared] : sql;
     this.#session = session;
     this.#traffic = traffic;
     this.#n = n;
@@ -139,8 +142,8 @@ class Transaction {
   }
 
   async #one(): Promise<void> {
-    const { random, keys } = this.#traffic;
-    const key = random.pick(keys.hot);
+    const { random } = this.#traffic;
+    const key = random.pick(this.#hot);
     const value = random.chance(0.2) ? null : someValue(this.#traffic, this.#n);
     if (await random.pick(LOTS)(this.#session, key, value)) this.#wanted.set(key.toString("latin1"), value);
   }

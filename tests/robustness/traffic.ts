@@ -5,9 +5,12 @@ import type { Random } from "../support/random.ts";
 import { nastyKeys } from "../support/samples.ts";
 
 export interface Keys {
-  /** Written by everybody, all the time. */
-  hot: Buffer[];
-  /** For large transactions. */
+  /** Written from both sides, all the time: conflicts. */
+  shared: Buffer[];
+  /** Written by one side only: they arrive. */
+  sql: Buffer[];
+  etcd: Buffer[];
+  /** For large transactions; the etcd side writes them seldom. */
   wide: Buffer[];
 }
 
@@ -23,9 +26,14 @@ export interface Traffic {
 export function trafficKeys(prefix: string): Keys {
   const under = (name: Uint8Array | string) =>
     Buffer.concat([Buffer.from(prefix), Buffer.from(name as string)]);
+  const nasty = Object.values(nastyKeys).map(under);
+  const plain = (name: string, count: number) =>
+    Array.from({ length: count }, (_, i) => under(`${name}/${String(i).padStart(3, "0")}`));
   return {
-    hot: [...Object.values(nastyKeys).map(under), ...Array.from({ length: 12 }, (_, i) => under(`hot${i}`))],
-    wide: Array.from({ length: 320 }, (_, i) => under(`wide/${String(i).padStart(3, "0")}`)),
+    shared: [...nasty.slice(0, 5), ...plain("shared", 5)],
+    sql: [...nasty.slice(5, 15), ...plain("sql", 20)],
+    etcd: [...nasty.slice(15), ...plain("etcd", 10)],
+    wide: plain("wide", 320),
   };
 }
 
