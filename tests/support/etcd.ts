@@ -61,7 +61,13 @@ export class EtcdDoor implements AsyncDisposable {
     this.#client = new Etcd3({
       hosts: hosts.map((host) => `http://${host}`),
       auth,
-      grpcOptions: { "grpc.max_receive_message_length": -1, "grpc.enable_http_proxy": 0 },
+      grpcOptions: {
+        "grpc.max_receive_message_length": -1,
+        "grpc.enable_http_proxy": 0,
+        // a server that was restarted is found again at once
+        "grpc.initial_reconnect_backoff_ms": 50,
+        "grpc.max_reconnect_backoff_ms": 200,
+      },
       faultHandling: { global: once, host: () => once } as IOptions["faultHandling"],
     });
     const pool = this.#client["pool"];
@@ -118,6 +124,32 @@ export class EtcdDoor implements AsyncDisposable {
   /** The server's version, such as `3.6.16`. */
   async version(): Promise<string> {
     return (await this.#client.maintenance.status()).version;
+  }
+
+  /** Of this server. */
+  async defragment(): Promise<void> {
+    await this.#client.maintenance.defragment();
+  }
+
+  /** Raises the alarm that a full database raises: writes are refused until it is cleared. */
+  async raiseNoSpace(): Promise<void> {
+    await this.#client.maintenance.alarm({
+      action: "Activate",
+      memberID: await this.#member(),
+      alarm: "Nospace",
+    });
+  }
+
+  /** Clears every NOSPACE alarm. */
+  async clearNoSpace(): Promise<void> {
+    const { alarms } = await this.#client.maintenance.alarm({ action: "Get", alarm: "None" });
+    for (const { memberID } of alarms) {
+      await this.#client.maintenance.alarm({ action: "Deactivate", memberID, alarm: "Nospace" });
+    }
+  }
+
+  async #member(): Promise<string> {
+    return (await this.#client.maintenance.status()).header.member_id;
   }
 
   /**

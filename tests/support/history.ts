@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { keyBytes } from "../../lib/core/codec.ts";
 import { eventually } from "./eventually.ts";
-import type { Row, World } from "./world.ts";
+import type { Event, Row, World } from "./world.ts";
 import {
   type ClientTransaction,
   type Happened,
@@ -24,15 +24,27 @@ export function latin1(key: string): string {
   return Buffer.from(keyBytes(key)).toString("latin1");
 }
 
-/** The mirror and the state row, of one moment. */
-export async function takeSnapshot(session: { sql(text: string): Promise<Row[]> }): Promise<Snapshot> {
+/**
+ * The mirror and the state row, of one moment; keys under `without`, of which there are too many to be read each time,
+ * are left out.
+ */
+export async function takeSnapshot(session: Reading, without?: string): Promise<Snapshot> {
   await session.sql("begin isolation level repeatable read read only");
-  const [state] = await session.sql("select state, revision, timeline from etcd_sync_state");
+  const [state] = await session.sql(
+    `select state, revision, timeline, epoch, holder, (extract(epoch from fresh_at) * 1000)::float8 as fresh_at
+     from etcd_sync_state`,
+  );
   const rows = await session.sql(
-    "select key, value, value_bytes, revision, create_revision, version, lease::text as lease from etcd_kv",
+    `select key, value, value_bytes, revision, create_revision, version, lease::text as lease from etcd_kv
+     where $1::text is null or not starts_with(key, $1)`,
+    [without ?? null],
   );
   await session.sql("commit");
-  return { ...state, rows: rows.map((row) => ({ ...row, key: latin1(row.key) })) } as Snapshot;
+  return { ...state, without, rows: rows.map((row) => ({ ...row, key: latin1(row.key) })) } as Snapshot;
+}
+
+interface Reading {
+  sql(text: string, params?: unknown[]): Promise<Row[]>;
 }
 
 /** Takes snapshots one after another, until it is disposed of. */
@@ -55,7 +67,7 @@ export class Reader implements AsyncDisposable {
     await this.stop();
   }
 
-  async #read(session: { sql(text: string): Promise<Row[]> }): Promise<void> {
+  async #read(session: Reading): Promise<void> {
     while (!this.#stop) {
       const last = this.snapshots.at(-1);
       const snapshot = await takeSnapshot(session);
@@ -78,14 +90,24 @@ export async function readWal(world: World): Promise<WalEntry[]> {
 
 /** Every event of the mirrored keys, from etcd itself. */
 export async function readEvents(world: World, from = 1): Promise<Happened[]> {
-  return (await world.etcd.history(world.prefix, from))
-    .map((event) => ({ ...event, key: event.key.toString("latin1") }))
-    .filter(({ key }) => !key.startsWith(OWN) && key.length <= LONGEST);
+  return mirroredEvents(await world.etcd.history(world.prefix, from), world.prefix);
+}
+
+/** Of all events, those that the stream mirrors. */
+export function mirroredEvents(events: Event[], prefix: string): Happened[] {
+  const start = Buffer.from(prefix).toString("latin1");
+  return events.map((event) => ({ ...event, key: event.key.toString("latin1") }))
+    .filter(({ key }) => key.startsWith(start) && !key.startsWith(OWN) && key.length <= LONGEST);
 }
 
 export async function readMarkers(world: World, from = 1): Promise<MarkerPut[]> {
-  const events = await world.etcd.history(OWN, from);
-  return events.filter(({ type }) => type === "put").map(({ value, mod_revision }) => {
+  return markerPuts(await world.etcd.history(OWN, from));
+}
+
+/** Of all events, the puts of the marker. */
+export function markerPuts(events: Event[]): MarkerPut[] {
+  const puts = events.filter(({ type, key }) => type === "put" && key.toString().startsWith(OWN));
+  return puts.map(({ value, mod_revision }) => {
     const marker = JSON.parse(String(value));
     return {
       ...marker,
@@ -116,18 +138,23 @@ export interface Recorded {
 
 /** The whole run, once it is quiet. */
 export async function record(world: World, { from, snapshots = [], clients = [] }: Recorded): Promise<Run> {
-  const split = await world.sql(
-    `select distinct w.txid::text || ' ' || w.ts as transaction from etcd_sync_event e
-     join etcd_wal w on w.id = (e.detail->>'first_wal_id')::bigint where e.kind = 'split'`,
-  );
   return {
     events: await readEvents(world, from),
     markers: await readMarkers(world, from),
     snapshots: [...snapshots, await takeSnapshot(world)],
     wal: await readWal(world),
     clients,
-    split: split.map(({ transaction }) => transaction),
+    split: await readSplit(world),
   };
+}
+
+/** Transactions that were sent in parts. */
+export async function readSplit(world: World): Promise<string[]> {
+  const split = await world.sql(
+    `select distinct w.txid::text || ' ' || w.ts as transaction from etcd_sync_event e
+     join etcd_wal w on w.id = (e.detail->>'first_wal_id')::bigint where e.kind = 'split'`,
+  );
+  return split.map(({ transaction }) => transaction);
 }
 
 /** Fails with every promise that the run has broken. */

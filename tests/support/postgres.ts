@@ -5,17 +5,24 @@ import pg from "pg";
 // deno-lint-ignore no-explicit-any
 export type Row = Record<string, any>;
 
-/** One session; opened again where it was lost, by a restart of the server for example. */
+/**
+ * One session; opened again where it was lost, by a restart of the server for example. `once`: not opened again, as in
+ * the middle of a transaction the rest of it would go on in no transaction at all.
+ */
 export class Session implements AsyncDisposable {
   readonly dsn: string;
+  readonly #once: boolean;
   #client: pg.Client | undefined;
+  #lost = false;
 
-  constructor(dsn: string) {
+  constructor(dsn: string, { once = false } = {}) {
     this.dsn = dsn;
+    this.#once = once;
   }
 
   /** The rows; int8 as a number where that is exact, else as a bigint, bytea as a Buffer. */
   async sql(text: string, params?: unknown[]): Promise<Row[]> {
+    if (this.#once && this.#lost) throw new Error("the session was lost");
     const client = this.#client ??= await this.#connect();
     const result = await client.query(text, params);
     return Array.isArray(result) ? result.at(-1).rows : result.rows;
@@ -32,6 +39,7 @@ export class Session implements AsyncDisposable {
       types: { getTypeParser } as pg.CustomTypesConfig,
     });
     const lost = () => {
+      this.#lost = true;
       if (this.#client === client) this.#client = undefined;
     };
     client.on("error", lost);

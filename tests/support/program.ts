@@ -8,6 +8,14 @@ export type LogLine = Record<string, any>;
 
 const root = fromFileUrl("../..");
 
+/** What is run: the tree at `root`, or the compiled binary. */
+export interface Build {
+  root: string;
+  binary?: string;
+}
+
+const thisTree: Build = { root };
+
 /** How the `start` task runs the program: `deno run <permissions> main.ts`. */
 function startFlags(): string[] {
   const { tasks } = JSON.parse(Deno.readTextFileSync(`${root}/deno.json`));
@@ -15,9 +23,9 @@ function startFlags(): string[] {
   return words.slice(2, words.indexOf("main.ts"));
 }
 
-function spawn(args: string[], env: Record<string, string>): Deno.ChildProcess {
-  return new Deno.Command(Deno.execPath(), {
-    args: ["run", "--no-prompt", ...startFlags(), "main.ts", ...args],
+function spawn(args: string[], env: Record<string, string>, { root, binary } = thisTree): Deno.ChildProcess {
+  return new Deno.Command(binary ?? Deno.execPath(), {
+    args: binary ? args : ["run", "--no-prompt", ...startFlags(), "main.ts", ...args],
     cwd: root,
     env: { NO_COLOR: "1", ...env },
     stdin: "null",
@@ -44,8 +52,8 @@ export class Program implements AsyncDisposable {
   readonly #child: Deno.ChildProcess;
   #ended = false;
 
-  constructor(args: string[], env: Record<string, string> = {}) {
-    this.#child = spawn(args, env);
+  constructor(args: string[], env: Record<string, string> = {}, build: Build = thisTree) {
+    this.#child = spawn(args, env, build);
     this.pid = this.#child.pid;
     this.status = this.#follow();
   }

@@ -18,7 +18,7 @@ export function seeded(file: string): Random {
 }
 
 /** mulberry32 */
-function random(seed: number): Random {
+export function random(seed: number): Random {
   let state = seed >>> 0;
   const next = () => {
     state = (state + 0x6d2b79f5) >>> 0;

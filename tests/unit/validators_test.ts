@@ -4,6 +4,7 @@ import { Buffer } from "node:buffer";
 import {
   type Happened,
   type MarkerPut,
+  type Move,
   type PromiseNumber,
   PROMISES,
   Replay,
@@ -50,7 +51,7 @@ class Log {
       version: event.version,
       lease: event.lease,
     }));
-    return { state: "streaming", timeline: 1, revision, rows };
+    return { state: "streaming", timeline: 1, revision, rows, fresh_at: this.revision * 1_000 };
   }
 
   #write(key: string, value: string | null): void {
@@ -98,6 +99,7 @@ function wal(
 /** A run in which all is well; each test breaks one thing of it. */
 function good(): Run & {
   log: Log;
+  moves: Move[];
   rows: Record<"chain" | "chained" | "pair" | "pair2" | "lost" | "cas" | "gone", WalEntry>;
 } {
   const log = new Log();
@@ -166,7 +168,34 @@ function good(): Run & {
       client(7, "lost"),
     ],
     split: [],
+    everyClient: true,
+    // one second a revision, and the mirror follows at once
+    acknowledged: log.events.map(({ mod_revision }) => ({
+      revision: mod_revision,
+      at: mod_revision * 1_000,
+    })),
+    moves: [
+      move(7, 1, "h1", [7], 0, 0),
+      move(7, 1, "h1", [7, 8, 9], 0, 0),
+      move(8, 1, "h1", [7, 8, 9], 12, 0),
+      move(9, 1, "h1", [7, 8, 9], 12, 1),
+      move(7, 1, null, [], 12, 1),
+      move(17, 2, "h2", [17], 12, 1),
+      move(18, 2, "h2", [17], 14, 1), // before its first renewal
+      move(17, 2, "h2", [17, 18, 19], 14, 1),
+    ],
   };
+}
+
+function move(
+  pid: number,
+  epoch: number,
+  holder: string | null,
+  pids: number[],
+  revision: number,
+  batch: number,
+): Move {
+  return { pid, epoch, holder, pids, revision, batch, state: "streaming", timeline: 1 };
 }
 
 Deno.test("a good run breaks no promise", strict, () => {
@@ -280,6 +309,12 @@ const bad: [PromiseNumber, string, (run: Good) => void, RegExp][] = [
     /etcd's last event at 19 never came/,
   ],
   [
+    2,
+    "a write that nobody has made",
+    (run) => void run.wal.push(wal(99, "t99", "/b", "x", { status: "failed" })),
+    /write 99 of key '\/b' is in the WAL, and no client has made it/,
+  ],
+  [
     3,
     "a transaction in two revisions",
     (run) => void (run.rows.chain.transaction = "t2"),
@@ -377,6 +412,36 @@ const bad: [PromiseNumber, string, (run: Good) => void, RegExp][] = [
     (run) => void run.log.batch(4, ["/b", "x"]),
     /batch 4 came after batch 4/,
   ],
+  [
+    6,
+    "a checkpoint moved by a session of the last holder",
+    (run) => void run.moves.push(move(8, 2, "h2", [17, 18, 19], 15, 1)),
+    /session 8 moved revision from 14 to 15, and is none of the holder's \(epoch 2\)/,
+  ],
+  [
+    6,
+    "a batch claimed when nobody holds the place",
+    (run) => void run.moves.splice(5, 0, move(9, 1, null, [], 12, 2)),
+    /session 9 moved batch from 1 to 2/,
+  ],
+  [
+    6,
+    "an epoch that goes back",
+    (run) => void run.moves.push(move(7, 1, "h1", [7, 8, 9], 14, 1)),
+    /in PostgreSQL epoch 1 came after epoch 2/,
+  ],
+  [
+    6,
+    "two holders of one epoch in PostgreSQL",
+    (run) => void run.moves.push(move(27, 2, "h3", [27], 14, 1)),
+    /in PostgreSQL two holders had epoch 2/,
+  ],
+  [
+    7,
+    "a mirror that says it is fresh and stands still",
+    (run) => void (run.snapshots[0].fresh_at = 26_000),
+    /the mirror stood at 12 and said it was fresh, 12000 ms after etcd had 14/,
+  ],
 ];
 
 for (const [promise, what, breakIt, text] of bad) {
@@ -403,9 +468,20 @@ Deno.test(
   () => {
     const run = good();
     run.snapshots.unshift({ ...run.snapshots[0], state: "bootstrap", rows: [] });
+    // one that says it is behind, one that the test has set back, one without the cold keys
+    run.snapshots[0].fresh_at = 12_000;
+    run.snapshots.push(
+      { ...run.snapshots[1], setBack: true },
+      {
+        ...run.snapshots.at(-1)!,
+        without: "/b",
+        rows: run.snapshots.at(-1)!.rows.filter(({ key }) => key !== "/b"),
+      },
+    );
     run.split.push("t1");
     run.rows.chain.transaction = run.rows.chained.transaction = "t1";
     run.clients[1].outcome = "unknown";
+    run.everyClient = false;
     run.log.bump(1, "h1", 4);
     run.wal.push(
       wal(8, "t8", "/a", "x", {
