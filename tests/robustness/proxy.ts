@@ -38,6 +38,8 @@ export class Proxy implements AsyncDisposable {
   readonly port: number;
   /** Bytes passed on so far. */
   readonly passed: Record<Direction, number> = { up: 0, down: 0 };
+  /** Bytes accepted and not passed on yet. */
+  readonly waiting: Record<Direction, number> = { up: 0, down: 0 };
   readonly #listener: Deno.TcpListener;
   readonly #lanes: Record<Direction, Lane> = { up: {}, down: {} };
   readonly #links = new Set<Link>();
@@ -155,7 +157,7 @@ export class Proxy implements AsyncDisposable {
     const server = await Deno.connect({ hostname: "127.0.0.1", port: this.#upstream }).catch(() => null);
     if (!server) return client.close();
     for (const conn of [client, server]) conn.setNoDelay();
-    const link = new Link(client, server, this.#lanes, this.passed);
+    const link = new Link(client, server, this.#lanes, this.passed, this.waiting);
     this.#links.add(link);
     await link.ended;
     this.#links.delete(link);
@@ -174,6 +176,7 @@ class Link {
     readonly server: Deno.TcpConn,
     readonly lanes: Record<Direction, Lane>,
     readonly passed: Record<Direction, number>,
+    readonly waiting: Record<Direction, number>,
   ) {
     this.port = (server.localAddr as Deno.NetAddr).port;
     this.ended = Promise.all([
@@ -192,14 +195,15 @@ class Link {
   /** Reader and writer side by side, so that a held direction still accepts. */
   async #pump(direction: Direction, from: Deno.TcpConn, to: Deno.TcpConn): Promise<void> {
     const queue = new Queue();
-    await Promise.all([this.#read(from, queue), this.#write(direction, queue, to)]);
+    await Promise.all([this.#read(direction, from, queue), this.#write(direction, queue, to)]);
   }
 
-  async #read(from: Deno.TcpConn, queue: Queue): Promise<void> {
+  async #read(direction: Direction, from: Deno.TcpConn, queue: Queue): Promise<void> {
     const buffer = new Uint8Array(64 * 1024);
     for (;;) {
       const count = await from.read(buffer).catch(() => null);
       if (count === null) break;
+      this.waiting[direction] += count;
       await queue.push(buffer.slice(0, count));
     }
     queue.end();
@@ -210,8 +214,10 @@ class Link {
     let linger = 0;
     for (;;) {
       const bytes = await queue.shift();
+      const count = bytes?.length ?? 0;
       if (lane.slow) await this.#dawdle(lane.slow, bytes?.length ?? 0);
       for (; lane.held && !this.#closed; linger = LINGER_MS) await lane.held.promise;
+      this.waiting[direction] -= count;
       if (bytes === null || this.#closed) break;
       if (lane.swallowing) {
         lane.swallowing.resolve();

@@ -1,0 +1,175 @@
+/**
+ * Promise 6: one that has lost its place does no harm, whatever of it is still under way. The gate is a proxy between the
+ * program and a server, closed after the decision and before the write.
+ */
+import assert from "node:assert/strict";
+import { assertKept, judged, quiet, record } from "../support/history.ts";
+import { crashed, events, killed, streaming, strict, untilStreaming } from "../support/run.ts";
+import { eventually, makeWorld, type Program, type World } from "../support/world.ts";
+import { Proxy } from "../robustness/proxy.ts";
+
+/** The world as the program sees it through a proxy before one of the servers. */
+function through(world: World, server: "etcd" | "postgres"): { args: string[]; proxy: Proxy } {
+  const dsn = server === "etcd" ? world.etcdDsn : world.postgresDsn;
+  const port = Number(/:(\d+)\//.exec(dsn)![1]);
+  const proxy = Proxy.listen(port);
+  return { args: [`--${server}-dsn`, dsn.replace(`:${port}/`, `:${proxy.port}/`)], proxy };
+}
+
+/** Told from all else that waits in a proxy by its size. */
+const LARGE = "x".repeat(20_000);
+
+async function pending(world: World): Promise<number> {
+  return (await world.sql("select from etcd_wal where status = 'pending'")).length;
+}
+
+Deno.test(
+  "a Txn that arrives after the next leader has bumped the marker changes nothing",
+  strict,
+  async () => {
+    await using world = await makeWorld();
+    const from = await world.etcd.revision();
+    const { args, proxy } = through(world, "etcd");
+    await using _ = proxy;
+    const sleeper = await streaming(world, args);
+    await world.sql("select etcd_set($1, '1')", [world.key("first")]); // now the marker is taken over
+    await quiet(world);
+    proxy.hold("up");
+    await world.sql("select etcd_set($1, $2)", [world.key("a"), LARGE]);
+    await eventually(() => proxy.waiting.up > LARGE.length); // claimed, and its Txn is on the way
+    assert.equal((await world.state())!.batch_rows.length, 1);
+    sleeper.kill("SIGSTOP");
+    const next = world.program();
+    await untilStreaming(world, next, 30_000);
+    await quiet(world); // the next leader has bumped the marker, and sent the batch anew
+    await world.etcd.delete(world.key("a")); // absent as when it was claimed: the marker alone can tell
+    await quiet(world);
+    proxy.release("up"); // now the sleeper's Txn arrives
+    sleeper.kill("SIGCONT");
+    await sleeper.until((line) => /lost-place|standing by/.test(`${line.kind} ${line.msg}`), 30_000);
+    const { wal } = await judged(world, { from });
+    assert.deepEqual(wal.map(({ status }) => status), ["success", "success"]);
+    assert.equal(await world.etcd.get(world.key("a")), undefined, "the late Txn was applied");
+  },
+);
+
+Deno.test(
+  "a request whose answer is lost was applied: the next leader finds it by the marker",
+  strict,
+  async () => {
+    await using world = await makeWorld();
+    const from = await world.etcd.revision();
+    const { args, proxy } = through(world, "etcd");
+    await using _ = proxy;
+    await streaming(world, args);
+    await quiet(world);
+    proxy.hold("down"); // requests arrive, answers do not
+    await world.sql("select etcd_set($1, 'ours')", [world.key("a")]);
+    await eventually(async () => await world.etcd.get(world.key("a")));
+    assert.equal(await pending(world), 1);
+    proxy.cut();
+    proxy.heal();
+    const { wal, events: happened } = await judged(world, { from });
+    assert.deepEqual(wal.map(({ status }) => status), ["success"]);
+    assert.equal(happened.length, 1);
+  },
+);
+
+Deno.test(
+  "a commit of the mirror that arrives after another has taken the place is fenced",
+  strict,
+  async () => {
+    await using world = await makeWorld();
+    const from = await world.etcd.revision();
+    const { args, proxy } = through(world, "postgres");
+    await using _ = proxy;
+    const sleeper = await streaming(world, args);
+    await quiet(world);
+    await world.sql("select etcd_set($1, '1')", [world.key("a")]);
+    await quiet(world);
+    proxy.hold("up");
+    await world.etcd.put(world.key("b"), LARGE);
+    await eventually(() => proxy.waiting.up > LARGE.length); // the mirror's commit is on the way
+    sleeper.kill("SIGSTOP");
+    // or the next leader would end its sessions: the fence alone has to hold
+    const pids = (await world.state())!.holder_pids;
+    await world.sql("update etcd_sync_state set holder_pids = '{}'");
+    await untilStreaming(world, world.program(), 30_000);
+    await world.etcd.delete(world.key("b"));
+    await quiet(world);
+    const { revision, epoch, updated_at } = (await world.state())!;
+    proxy.release("up");
+    await eventually(async () =>
+      // it has run, before its client wakes up and ends the session
+      (await world.sql(
+        "select from pg_stat_activity where pid = $1 and state = 'idle' and state_change > $2",
+        [pids[1], updated_at],
+      )).length
+    );
+    sleeper.kill("SIGCONT");
+    await sleeper.until((line) => /lost-place|standing by/.test(`${line.kind} ${line.msg}`), 30_000);
+    const row = (await world.state())!;
+    assert.ok(row.revision >= revision && row.epoch === epoch);
+    await judged(world, { from });
+    assert.deepEqual(await world.sql("select key from etcd"), [{ key: world.key("a") }]);
+  },
+);
+
+Deno.test(
+  "a commit without an answer: the leader begins anew, nothing is lost and nothing is applied twice",
+  strict,
+  async () => {
+    await using world = await makeWorld();
+    const from = await world.etcd.revision();
+    const { args, proxy } = through(world, "postgres");
+    await using _ = proxy;
+    const program = await streaming(world, args);
+    await quiet(world);
+    for (let n = 0; n < 5; n++) {
+      await world.etcd.put(world.key(`e${n}`), "1");
+      const lost = proxy.loseAnswer();
+      await world.sql("select etcd_set($1, '1')", [world.key(`s${n}`)]);
+      await lost;
+      await quiet(world, 30_000);
+    }
+    assert.ok(program.logs.some(({ msg }) => msg === "begins anew"));
+    const { wal } = await judged(world, { from });
+    assert.deepEqual(wal.map(({ status }) => status), [
+      "success",
+      "success",
+      "success",
+      "success",
+      "success",
+    ]);
+  },
+);
+
+Deno.test("of three instances one works; each in turn is killed, and the next goes on", strict, async () => {
+  await using world = await makeWorld();
+  const from = await world.etcd.revision();
+  const programs = [world.program(), world.program(), world.program()];
+  for (let n = 0; n < 3; n++) {
+    const leads = (program: Program) => program.logs.some(({ msg }) => msg === "this instance is the writer");
+    const leader = await eventually(() => programs.find(leads));
+    await eventually(async () => (await world.state())!.state === "streaming");
+    await world.sql("select etcd_set($1, $2)", [world.key("a"), String(n)]);
+    await quiet(world);
+    assert.equal(programs.filter(leads).length, 1);
+    programs.splice(programs.indexOf(leader), 1);
+    await killed(leader);
+  }
+  const run = await record(world, { from });
+  assertKept(run);
+  assert.deepEqual(run.wal.map(({ status }) => status), ["success", "success", "success"]);
+  assert.equal((await events(world, "leader")).length, 3);
+});
+
+Deno.test("a lease far in the future does not keep the place of a holder that is gone", strict, async () => {
+  await using world = await makeWorld();
+  const from = await world.etcd.put(world.key("a"), "1");
+  const first = await streaming(world);
+  await crashed(world, first);
+  await world.sql("update etcd_sync_state set lease_until = clock_timestamp() + interval '1 year'"); // the clock has jumped back
+  await streaming(world);
+  await judged(world, { from });
+});
