@@ -2,6 +2,7 @@
 import { asText, concat, keyText } from "./core/codec.ts";
 import { Fatal } from "./errors.ts";
 import type { EtcdOptions } from "./etcd/client.ts";
+import { readTarget } from "./postgres/dsn.ts";
 import { LOG_FORMATS, LOG_LEVELS, type LogOptions } from "./log.ts";
 import type { StreamIdentity } from "./postgres/state.ts";
 
@@ -41,7 +42,7 @@ function wrong(name: string, value: string, wanted: string): never {
 export function readConfig(flags: StartFlags): Config {
   const { etcd, prefix } = readEtcdDsn(required("etcd-dsn", flags.etcdDsn));
   return {
-    postgresDsn: readPostgresDsn(required("postgres-dsn", flags.postgresDsn)),
+    postgresDsn: readPostgresDsn(flags.postgresDsn),
     etcd,
     prefix,
     stream: readName("stream", flags.stream),
@@ -99,12 +100,15 @@ function readName(name: string, value: string): string {
   return value;
 }
 
-function readPostgresDsn(dsn: string): string {
-  const url = parseUrl("postgres-dsn", dsn);
-  if (url.protocol !== "postgres:" && url.protocol !== "postgresql:") {
-    wrong("postgres-dsn", withoutSecrets(dsn), "scheme must be 'postgres' or 'postgresql'");
-  }
-  return dsn;
+/** Checked here, so that a mistake is found at once; what `PG*` variables say is read with each connection. */
+function readPostgresDsn(dsn: string | undefined): string {
+  const given = dsn || (Deno.env.get("PGHOST") ? "postgres://" : required("postgres-dsn", dsn));
+  readTarget(
+    given,
+    (name) => Deno.env.get(name),
+    (what) => wrong("postgres-dsn", withoutSecrets(given), what),
+  );
+  return given;
 }
 
 /** `etcd://[user:pass@]host:port[,host:port]/prefix?tls=…&cacert=…&cert=…&key=…` */
@@ -178,14 +182,6 @@ function readFile(name: string, path: string): Uint8Array {
     return Deno.readFileSync(path);
   } catch (error) {
     wrong(`etcd-dsn ${name}`, path, `wanted a file that can be read (${(error as Error).name})`);
-  }
-}
-
-function parseUrl(name: string, text: string): URL {
-  try {
-    return new URL(text);
-  } catch {
-    wrong(name, withoutSecrets(text), "wanted a URL");
   }
 }
 

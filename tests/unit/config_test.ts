@@ -57,7 +57,10 @@ const wrong: [Partial<StartFlags>, string][] = [
     { postgresDsn: "mysql://db/app" },
     "Cannot read 'postgres-dsn': scheme must be 'postgres' or 'postgresql', got 'mysql://db/app'",
   ],
-  [{ postgresDsn: "nonsense" }, "Cannot read 'postgres-dsn': wanted a URL, got 'nonsense'"],
+  [
+    { postgresDsn: "nonsense" },
+    "Cannot read 'postgres-dsn': wanted postgres://user@host:port[,host:port]/database, got 'nonsense'",
+  ],
   [
     { etcdDsn: "http://etcd:2379/" },
     "Cannot read 'etcd-dsn': scheme must be 'etcd', got 'http' in 'http://etcd:2379/'",
