@@ -171,15 +171,18 @@ function readTls(query: URLSearchParams, dsn: string): EtcdOptions["tls"] {
   if (tls !== null && tls !== "true" && tls !== "false") {
     wrongIn(dsn, `tls must be 'true' or 'false', got '${tls}'`);
   }
-  const file = (name: string) => query.has(name) ? readFile(name, query.get(name)!) : undefined;
+  const file = (name: string) => query.has(name) ? readable(name, query.get(name)!) : undefined;
   const files = { ca: file("cacert"), cert: file("cert"), key: file("key") };
+  if ((files.cert === undefined) !== (files.key === undefined)) wrongIn(dsn, "cert and key go together");
   const given = Object.values(files).some((f) => f !== undefined);
   return tls === "true" || (tls === null && given) ? files : undefined;
 }
 
-function readFile(name: string, path: string): Uint8Array {
+/** The path; the file is read with each connection, so a renewed one counts. */
+function readable(name: string, path: string): string {
   try {
-    return Deno.readFileSync(path);
+    Deno.readFileSync(path);
+    return path;
   } catch (error) {
     wrong(`etcd-dsn ${name}`, path, `wanted a file that can be read (${(error as Error).name})`);
   }
