@@ -52,6 +52,7 @@ const SYSTEM = new Set([
 const GRPC: Partial<Record<grpc.status, ExitKind>> = {
   [grpc.status.UNAVAILABLE]: "connection",
   [grpc.status.DEADLINE_EXCEEDED]: "connection",
+  [grpc.status.INTERNAL]: "connection", // grpc's own, for a connection that ends in the middle; etcd has no use of it
   [grpc.status.UNAUTHENTICATED]: "permission",
   [grpc.status.PERMISSION_DENIED]: "permission",
 };

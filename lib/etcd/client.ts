@@ -95,11 +95,10 @@ export class EtcdClient {
     try {
       return await use(await endpoint.connected());
     } catch (error) {
-      if (error instanceof EtcdError) {
-        if (error.code === grpc.status.UNAUTHENTICATED) this.#login = undefined;
-        if (error.unsent || isOfServer(error)) this.#failOver(endpoint);
-      }
-      throw error;
+      if (!(error instanceof EtcdError)) throw error;
+      if (error.code === grpc.status.UNAUTHENTICATED) this.#login = undefined;
+      if (error.unsent || isOfServer(error)) this.#failOver(endpoint);
+      throw withHint(error, this.#options.tls);
     }
   }
 
@@ -160,4 +159,11 @@ const NO_AUTH = "etcdserver: authentication is not enabled";
 function isOfServer({ code }: EtcdError): boolean {
   return code === grpc.status.UNAVAILABLE || code === grpc.status.DEADLINE_EXCEEDED ||
     code === grpc.status.INTERNAL || code === grpc.status.UNKNOWN;
+}
+
+/** By TLS 1.3 a client learns that its certificate is missing only from a connection that ends, or hangs. */
+function withHint(error: EtcdError, tls: TlsFiles | undefined): EtcdError {
+  const refused = error.unsent && error.code === grpc.status.UNAVAILABLE;
+  if (!tls || tls.cert || refused || !isOfServer(error)) return error;
+  return new EtcdError(error.code, `${error.message} (it may want a client's certificate)`, error.unsent);
 }

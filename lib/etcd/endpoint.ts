@@ -44,10 +44,10 @@ export class Endpoint {
   async connected(): Promise<grpc.Client> {
     const client = this.#client ??= this.#open();
     if (await isReady(client)) return client;
-    const reason = await whyNot(client);
-    if (reason === null) return client;
+    const error = await whyNot(client);
+    if (error === null) return client;
     this.reset();
-    throw new EtcdError(grpc.status.UNAVAILABLE, `${this.address}: ${reason}`, true);
+    throw new EtcdError(error.code, `${this.address}: ${readReason(error)}`, true);
   }
 
   /** The next use makes a new channel. Calls on the old one come to their end. */
@@ -104,12 +104,12 @@ async function isReady(client: grpc.Client): Promise<boolean> {
 }
 
 /** Only a call tells why there is no connection. null: by now there is one. */
-async function whyNot(client: grpc.Client): Promise<string | null> {
+async function whyNot(client: grpc.Client): Promise<EtcdError | null> {
   try {
     await unary(client, "Maintenance", "Status", {}, { timeoutMs: REASON_TIMEOUT_MS });
     return null;
   } catch (error) {
-    return readReason(error as EtcdError);
+    return error as EtcdError;
   }
 }
 

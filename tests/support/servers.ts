@@ -9,6 +9,7 @@ import {
 } from "../../lib/embedded/embedded.ts";
 import { join } from "node:path";
 import { type EtcdServer, startEtcd } from "../../lib/embedded/etcd.ts";
+import { freePort } from "../../lib/embedded/ready.ts";
 import { EtcdDoor } from "./etcd.ts";
 import { Session } from "./postgres.ts";
 
@@ -71,13 +72,16 @@ export interface OwnEtcd extends AsyncDisposable {
   start(options?: { wipe?: boolean }): Promise<void>;
 }
 
-export async function ownEtcd(args: string[] = []): Promise<OwnEtcd> {
+/** @param args may depend on the port of the clients */
+export async function ownEtcd(args: string[] | ((port: number) => string[]) = []): Promise<OwnEtcd> {
   await using stack = new AsyncDisposableStack();
   const dir = stack.use(await tempDir());
   const binary = (await findEtcd(defaultSearch(), quiet)).etcd;
-  const run = (port?: number) =>
-    startEtcd({ binary, dir: join(dir.path, "etcd"), args: [...fastEtcd, ...args], port });
-  let server: EtcdServer | undefined = await run();
+  const run = (port: number) => {
+    const own = typeof args === "function" ? args(port) : args;
+    return startEtcd({ binary, dir: join(dir.path, "etcd"), args: [...fastEtcd, ...own], port });
+  };
+  let server: EtcdServer | undefined = await run(freePort());
   const { port, dsn } = server;
   stack.defer(async () => {
     if (server) Deno.kill(server.pid, "SIGCONT");
