@@ -47,6 +47,7 @@ export async function startCluster(size = 3): Promise<Cluster> {
   const links = Array.from({ length: size + 1 }, () => stack.use(new Link()));
   const peers = (count: number) =>
     links.slice(0, count).map(({ port }, i) => `m${i}=http://127.0.0.1:${port}`);
+  const servers = stack.use(new AsyncDisposableStack());
   const members: Running[] = [];
   const startMember = async (i: number, state: "new" | "existing", count: number) => {
     const run = startEtcd({
@@ -56,7 +57,7 @@ export async function startCluster(size = 3): Promise<Cluster> {
     });
     const server = await run;
     const member = asMember(`m${i}`, server, links[i]);
-    stack.defer(() => member.stop());
+    servers.defer(() => member.stop());
     return member;
   };
   members.push(...await Promise.all(links.slice(0, size).map((_, i) => startMember(i, "new", size))));
