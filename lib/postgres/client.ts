@@ -36,6 +36,8 @@ export interface PostgresOptions {
   applicationName: string;
   /** Told once an episode that other sessions hold locks that a statement waits for. */
   blocked?: (by: { pid: number; query: string }[]) => void;
+  /** How long a statement may take, if not 30 s. */
+  statementSeconds?: number;
   /** The host that took writes the last time; set by `Session.open`, which tries it first. */
   lastHost?: PostgresHost;
 }
@@ -53,7 +55,7 @@ const PATIENT_SECONDS = 3_600;
 const ANSWER_SECONDS = 5;
 
 /** Settings of each session. The server drops a client that is gone, and with it the client's locks. */
-function settings(schema: string): string {
+function settings(schema: string, statementSeconds: number): string {
   return `
     -- pg_temp last: a temporary table of that name must not stand in for one of ours
     set search_path to ${quoteIdentifier(schema)}, pg_temp;
@@ -64,7 +66,7 @@ function settings(schema: string): string {
     -- a plan that was made while a table was empty would read all of it ever after
     set enable_seqscan to off;
     set lock_timeout to '1s';
-    set statement_timeout to '${STATEMENT_SECONDS}s';
+    set statement_timeout to '${statementSeconds}s';
     set idle_in_transaction_session_timeout to '10s';
     set tcp_user_timeout to '15s';
     set tcp_keepalives_idle to 10;
@@ -78,11 +80,14 @@ export class Session implements AsyncDisposable {
   readonly #blocked: PostgresOptions["blocked"];
   #broken: Error | undefined;
   #inTransaction = false;
-  #deadlineSeconds = STATEMENT_SECONDS + ANSWER_SECONDS;
+  readonly #statementSeconds: number;
+  /** undefined: as long as any other statement. */
+  #patience: number | undefined;
 
-  private constructor(client: pg.Client, blocked: PostgresOptions["blocked"]) {
+  private constructor(client: pg.Client, { blocked, statementSeconds = STATEMENT_SECONDS }: PostgresOptions) {
     this.#client = client;
     this.#blocked = blocked;
+    this.#statementSeconds = statementSeconds;
     client.on("error", (error) => this.#broken ??= lost(error));
     client.on("end", () => this.#broken ??= new ConnectionError("the session with PostgreSQL has ended"));
   }
@@ -100,9 +105,9 @@ export class Session implements AsyncDisposable {
       options.lastHost,
     );
     options.lastHost = host;
-    const session = new Session(client, options.blocked);
+    const session = new Session(client, options);
     try {
-      await session.script(settings(options.schema));
+      await session.script(settings(options.schema, session.#statementSeconds));
     } catch (error) {
       await session[Symbol.asyncDispose]();
       throw error;
@@ -158,7 +163,7 @@ export class Session implements AsyncDisposable {
   }
 
   #deadline(): ReturnType<typeof setTimeout> {
-    const seconds = this.#deadlineSeconds;
+    const seconds = (this.#patience ?? this.#statementSeconds) + ANSWER_SECONDS;
     const late = () => this.abandon(new ConnectionError(`no answer from PostgreSQL within ${seconds} s`));
     return setTimeout(late, seconds * 1_000);
   }
@@ -183,7 +188,7 @@ export class Session implements AsyncDisposable {
    * statements grow with what the schema holds.
    */
   async transaction<T>(work: () => Promise<T>, { patient = false } = {}): Promise<T> {
-    if (patient) this.#deadlineSeconds = PATIENT_SECONDS + ANSWER_SECONDS;
+    if (patient) this.#patience = PATIENT_SECONDS;
     this.#inTransaction = true;
     try {
       await this.#query("begin");
@@ -196,7 +201,7 @@ export class Session implements AsyncDisposable {
       throw error;
     } finally {
       this.#inTransaction = false;
-      this.#deadlineSeconds = STATEMENT_SECONDS + ANSWER_SECONDS;
+      this.#patience = undefined;
     }
   }
 

@@ -1,8 +1,11 @@
 /** What happens to PostgreSQL under a running program, and which of several servers it takes. */
 import assert from "node:assert/strict";
+import { kindOf } from "../../lib/errors.ts";
+import { Session as ProgramSession } from "../../lib/postgres/client.ts";
 import { judged, quiet, record } from "../support/history.ts";
 import { type OwnPostgres, ownPostgres } from "../support/own_postgres.ts";
 import { events, streaming, strict, untilStreaming } from "../support/run.ts";
+import { programSession } from "../support/schema.ts";
 import { eventually, makeWorld, type Program, Session, type World } from "../support/world.ts";
 
 /** One DSN of all of them, in this order. */
@@ -222,6 +225,43 @@ Deno.test("PostgreSQL is out of connections: the program waits, and goes on", st
     for (const session of taken) await session[Symbol.asyncDispose]();
   }
   await judged(world, { from });
+});
+
+/** A session whose server process is frozen in the middle of a statement: it neither answers nor hangs up. */
+Deno.test("a statement that gets no answer breaks its session, and is a lost answer", strict, async () => {
+  await using server = await ownPostgres();
+  const options = { dsn: server.dsn, schema: "public", applicationName: "test", statementSeconds: 1 };
+  await using session = await ProgramSession.open(options);
+  await assert.rejects(session.run("slow", "select pg_sleep(60)"), { code: "57014" });
+  assert.equal(session.broken, undefined, "the server answered: it has cut it short");
+  const patient = await session.transaction(
+    () => session.run("patient", "select 1 as one from pg_sleep(1.5)"),
+    { patient: true },
+  );
+  assert.deepEqual(patient, [{ one: 1 }]);
+  Deno.kill(session.pid, "SIGSTOP");
+  try {
+    const [first, second] = await Promise.allSettled([
+      session.run("hangs", "select 1"),
+      session.script("select 2"),
+    ]);
+    for (const ended of [first, second]) {
+      assert.equal(ended.status, "rejected");
+      assert.equal(kindOf(ended.reason), "connection");
+      assert.match(ended.reason.message, /^no answer from PostgreSQL within 6 s$/);
+    }
+    await assert.rejects(session.run("again", "select 1"), /^ConnectionError: no answer from PostgreSQL/);
+  } finally {
+    Deno.kill(session.pid, "SIGCONT");
+  }
+});
+
+Deno.test("a session that is abandoned gives its waiters the reason", strict, async () => {
+  await using world = await makeWorld();
+  await using session = await programSession(world);
+  const waiting = session.run("waits", "select pg_sleep(60)");
+  session.abandon(new Error("the place is lost"));
+  await assert.rejects(waiting, /^Error: the place is lost$/);
 });
 
 Deno.test("PostgreSQL's session settings are what the program needs", strict, async () => {
