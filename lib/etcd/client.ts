@@ -94,8 +94,9 @@ export class EtcdClient {
     const endpoint = this.#endpoints[this.#at];
     try {
       return await use(await endpoint.connected());
-    } catch (error) {
-      if (!(error instanceof EtcdError)) throw error;
+    } catch (caught) {
+      if (!(caught instanceof EtcdError)) throw caught;
+      const error = isOfServer(caught) ? endpoint.explain(caught) : caught;
       if (error.code === grpc.status.UNAUTHENTICATED) this.#login = undefined;
       if (error.unsent || isOfServer(error)) this.#failOver(endpoint);
       throw withHint(error, this.#options.tls);

@@ -4,6 +4,7 @@ import { isIP } from "node:net";
 import tls from "node:tls";
 import * as grpc from "@grpc/grpc-js";
 import { EtcdError } from "./error.ts";
+import { HTTP2_HAS_TLS, TlsRelay } from "./relay.ts";
 import { unary } from "./unary.ts";
 
 /** Paths of PEM files; without a CA the system's are trusted. */
@@ -33,6 +34,7 @@ const CHANNEL_OPTIONS: grpc.ChannelOptions = {
 /** The channel is made when it is needed, and anew after a failure: the certificates' files are read then. */
 export class Endpoint {
   #client: grpc.Client | undefined;
+  #relay: TlsRelay | undefined;
 
   /** @param address host:port */
   constructor(readonly address: string, readonly tls: TlsFiles | undefined) {}
@@ -50,44 +52,71 @@ export class Endpoint {
     throw new EtcdError(error.code, `${this.address}: ${readReason(error)}`, true);
   }
 
+  /** Behind a relay grpc knows only that its connection ended; the relay knows why. */
+  explain(error: EtcdError): EtcdError {
+    const reason = this.#relay?.failure;
+    if (!reason) return error;
+    return new EtcdError(grpc.status.UNAVAILABLE, `${this.address}: ${reason}`, error.unsent);
+  }
+
   /** The next use makes a new channel. Calls on the old one come to their end. */
   reset(): void {
     this.#client?.close();
     this.#client = undefined;
+    this.#relay?.[Symbol.dispose]();
+    this.#relay = undefined;
   }
 
   #open(): grpc.Client {
     if (!this.tls) return new grpc.Client(this.address, grpc.credentials.createInsecure(), CHANNEL_OPTIONS);
+    const files = readFiles(this.tls);
     const host = this.address.replace(/:\d+$/, "").replace(/^\[(.*)\]$/, "$1");
-    const credentials = readCredentials(this.tls, isIP(host) ? host : undefined);
-    return new grpc.Client(this.address, credentials, {
+    if (!HTTP2_HAS_TLS) return this.#openRelay(host, files);
+    return new grpc.Client(this.address, credentials(files, isIP(host) ? host : undefined), {
       ...CHANNEL_OPTIONS,
       // An address must not be sent as a server's name; that it is the certificate's is checked all the same.
       ...(isIP(host) && { "grpc.ssl_target_name_override": "etcd" }),
     });
   }
+
+  #openRelay(hostname: string, { ca, cert, key }: PemTexts): grpc.Client {
+    this.#relay = new TlsRelay({
+      hostname,
+      port: Number(/\d+$/.exec(this.address)![0]),
+      caCerts: ca ? [ca] : undefined,
+      cert,
+      key,
+    });
+    return new grpc.Client(this.#relay.target, grpc.credentials.createInsecure(), CHANNEL_OPTIONS);
+  }
 }
 
-function readCredentials({ ca, cert, key }: TlsFiles, address: string | undefined): grpc.ChannelCredentials {
-  const verify = address === undefined ? undefined : {
-    checkServerIdentity: (_: string, cert: tls.PeerCertificate) => tls.checkServerIdentity(address, cert),
-  };
-  return grpc.credentials.createSsl(
-    readPem("cacert", ca),
-    readPem("key", key),
-    readPem("cert", cert),
-    verify,
-  );
+interface PemTexts {
+  ca?: string;
+  cert?: string;
+  key?: string;
 }
 
-function readPem(name: string, path: string | undefined): Buffer | null {
-  if (path === undefined) return null;
+function readFiles({ ca, cert, key }: TlsFiles): PemTexts {
+  return { ca: readPem("cacert", ca), cert: readPem("cert", cert), key: readPem("key", key) };
+}
+
+function readPem(name: string, path: string | undefined): string | undefined {
+  if (path === undefined) return undefined;
   try {
-    return Buffer.from(Deno.readFileSync(path));
+    return Deno.readTextFileSync(path);
   } catch (error) {
     const reason = `${name} '${path}' cannot be read (${(error as Error).name})`;
     throw new EtcdError(grpc.status.UNAVAILABLE, reason, true);
   }
+}
+
+function credentials({ ca, cert, key }: PemTexts, address: string | undefined): grpc.ChannelCredentials {
+  const bytes = (text: string | undefined) => text === undefined ? null : Buffer.from(text);
+  const verify = address === undefined ? undefined : {
+    checkServerIdentity: (_: string, cert: tls.PeerCertificate) => tls.checkServerIdentity(address, cert),
+  };
+  return grpc.credentials.createSsl(bytes(ca), bytes(key), bytes(cert), verify);
 }
 
 /** false: the connection has failed, or was not there in time. */
