@@ -5,6 +5,7 @@ import manifest from "./deno.json" with { type: "json" };
 import { environmentName, readConfig, readLog, type StartFlags } from "./lib/config.ts";
 import { startEmbedded } from "./lib/embedded/embedded.ts";
 import { EXIT, Fatal, kindOf, sentence } from "./lib/errors.ts";
+import { guardTransport } from "./lib/etcd/guard.ts";
 import { firstSteps } from "./lib/first_steps.ts";
 import { makeLog } from "./lib/log.ts";
 import { start } from "./lib/start.ts";
@@ -56,6 +57,7 @@ function option(flags: string, description: string, value?: string): Option {
 async function run(flags: Flags): Promise<void> {
   const log = makeLog(readLog(flags));
   const signal = stopSignal(log);
+  guardTransport((error) => log.debug({ error: sentence(error) }, "a connection to etcd broke"));
   await using opened = new AsyncDisposableStack();
   if (flags.embedded || flags.embeddedDir) {
     const servers = opened.use(await startEmbedded({ dir: flags.embeddedDir, log, signal }));

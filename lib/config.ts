@@ -2,6 +2,7 @@
 import { asText, concat, keyText } from "./core/codec.ts";
 import { Fatal } from "./errors.ts";
 import type { EtcdOptions } from "./etcd/client.ts";
+import { readTarget } from "./postgres/dsn.ts";
 import { LOG_FORMATS, LOG_LEVELS, type LogOptions } from "./log.ts";
 import type { StreamIdentity } from "./postgres/state.ts";
 
@@ -43,7 +44,7 @@ function wrong(name: string, value: string, wanted: string): never {
 export function readConfig(flags: StartFlags): Config {
   const { etcd, prefix } = readEtcdDsn(required("etcd-dsn", flags.etcdDsn));
   return {
-    postgresDsn: readPostgresDsn(required("postgres-dsn", flags.postgresDsn)),
+    postgresDsn: readPostgresDsn(flags.postgresDsn),
     etcd,
     prefix,
     stream: readName("stream", flags.stream),
@@ -114,12 +115,15 @@ function readName(name: string, value: string): string {
   return value;
 }
 
-function readPostgresDsn(dsn: string): string {
-  const url = parseUrl("postgres-dsn", dsn);
-  if (url.protocol !== "postgres:" && url.protocol !== "postgresql:") {
-    wrong("postgres-dsn", withoutSecrets(dsn), "scheme must be 'postgres' or 'postgresql'");
-  }
-  return dsn;
+/** Checked here, so that a mistake is found at once; what `PG*` variables say is read with each connection. */
+function readPostgresDsn(dsn: string | undefined): string {
+  const given = dsn || (Deno.env.get("PGHOST") ? "postgres://" : required("postgres-dsn", dsn));
+  readTarget(
+    given,
+    (name) => Deno.env.get(name),
+    (what) => wrong("postgres-dsn", withoutSecrets(given), what),
+  );
+  return given;
 }
 
 /** `etcd://[user:pass@]host:port[,host:port]/prefix?tls=…&cacert=…&cert=…&key=…` */
@@ -182,25 +186,20 @@ function readTls(query: URLSearchParams, dsn: string): EtcdOptions["tls"] {
   if (tls !== null && tls !== "true" && tls !== "false") {
     wrongIn(dsn, `tls must be 'true' or 'false', got '${tls}'`);
   }
-  const file = (name: string) => query.has(name) ? readFile(name, query.get(name)!) : undefined;
+  const file = (name: string) => query.has(name) ? readable(name, query.get(name)!) : undefined;
   const files = { ca: file("cacert"), cert: file("cert"), key: file("key") };
+  if ((files.cert === undefined) !== (files.key === undefined)) wrongIn(dsn, "cert and key go together");
   const given = Object.values(files).some((f) => f !== undefined);
   return tls === "true" || (tls === null && given) ? files : undefined;
 }
 
-function readFile(name: string, path: string): Uint8Array {
+/** The path; the file is read with each connection, so a renewed one counts. */
+function readable(name: string, path: string): string {
   try {
-    return Deno.readFileSync(path);
+    Deno.readFileSync(path);
+    return path;
   } catch (error) {
     wrong(`etcd-dsn ${name}`, path, `wanted a file that can be read (${(error as Error).name})`);
-  }
-}
-
-function parseUrl(name: string, text: string): URL {
-  try {
-    return new URL(text);
-  } catch {
-    wrong(name, withoutSecrets(text), "wanted a URL");
   }
 }
 

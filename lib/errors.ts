@@ -33,6 +33,7 @@ const SQLSTATE: [prefix: string, kind: ExitKind][] = [
   ["42501", "permission"],
   ["3D", "connection"],
   ["08", "connection"],
+  ["25006", "connection"], // a standby, or a primary that has become one: there may be another
   ["53", "connection"],
   ["57", "connection"],
 ];
@@ -51,9 +52,15 @@ const SYSTEM = new Set([
 const GRPC: Partial<Record<grpc.status, ExitKind>> = {
   [grpc.status.UNAVAILABLE]: "connection",
   [grpc.status.DEADLINE_EXCEEDED]: "connection",
+  [grpc.status.INTERNAL]: "connection", // grpc's own, for a connection that ends in the middle; etcd has no use of it
   [grpc.status.UNAUTHENTICATED]: "permission",
   [grpc.status.PERMISSION_DENIED]: "permission",
 };
+
+/** An error of the system's sockets. */
+export function isSystemError(error: unknown): boolean {
+  return SYSTEM.has((error as { code?: string }).code ?? "");
+}
 
 /** What kind of trouble an error of PostgreSQL, etcd or the system is. */
 export function kindOf(error: unknown): ExitKind {

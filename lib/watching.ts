@@ -43,7 +43,7 @@ export function endOf(stream: Stream, follower: Follower): "history-lost" | "his
   const { end } = follower;
   if (end?.kind === "broken") {
     if (isTooLarge(end.error)) stream.fragment = true;
-    stream.watch.forgetToken();
+    stream.watch.startOver();
     throw end.error;
   }
   if (end) stream.log.warn({ ...end }, "the watch cannot go on");

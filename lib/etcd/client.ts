@@ -1,7 +1,12 @@
-/** Connections to etcd: npm etcd3's pool (endpoints, credentials, tokens, protocol file), called without its retries. */
-import { Buffer } from "node:buffer";
+/** Calls to etcd: one server of the list at a time, the next one when it fails; a login when a token has ended. */
+import type { Buffer } from "node:buffer";
 import * as grpc from "@grpc/grpc-js";
-import { Etcd3, type IOptions } from "etcd3";
+import { Endpoint, type TlsFiles } from "./endpoint.ts";
+import { EtcdError } from "./error.ts";
+import { method, type Service } from "./protocol.ts";
+import { unary, type UnaryOptions } from "./unary.ts";
+
+export { EtcdError } from "./error.ts";
 
 /** What `--etcd-dsn` says. `prefix` is not for the client, see lib/config.ts. */
 export interface EtcdOptions {
@@ -9,164 +14,157 @@ export interface EtcdOptions {
   endpoints: string[];
   user?: string;
   password?: string;
-  /** PEM texts; undefined = plain text. */
-  tls?: { ca?: Uint8Array; cert?: Uint8Array; key?: Uint8Array };
+  /** undefined = plain text. */
+  tls?: TlsFiles;
 }
 
-/** An answer of etcd, or of grpc on the way, that is an error. `code` is grpc's status code. */
-export class EtcdError extends Error {
-  constructor(readonly code: grpc.status, message: string) {
-    super(message);
-    this.name = "EtcdError";
-  }
+export interface CallOptions<Answer> extends Omit<UnaryOptions<Answer>, "metadata"> {
+  /** A read: where the server does not answer, the next one is asked. */
+  repeatable?: boolean;
 }
 
-/** grpc's default of 4 MB is exceeded by one replayed watch message, which then fails for ever. */
-const MAX_RECEIVE_BYTES = 256 * 1024 * 1024;
-const CALL_TIMEOUT_MS = 10_000;
-
-// etcd3 would send a Txn again by itself: an answer that is lost is for the protocol to resolve (lib/flow/lead.ts).
-const CALL_ONCE = {
-  execute: <T>(fn: (context: { signal: AbortSignal }) => T) =>
-    Promise.resolve(fn({ signal: new AbortController().signal })),
-} as unknown as NonNullable<NonNullable<IOptions["faultHandling"]>["global"]>;
-
-interface Service extends grpc.Client {
-  constructor: { service: Record<string, grpc.MethodDefinition<unknown, unknown>> } & (new () => unknown);
-}
-
-interface Pool {
-  withConnection<T>(
-    service: string,
-    fn: (on: { client: Service; metadata: grpc.Metadata }) => T | Promise<T>,
-  ): Promise<T>;
-  authenticator: { invalidateMetadata(): void };
-}
-
-/** One channel to etcd. The watch has one of its own, so that a page never waits behind events. */
+/** The watch has a client of its own, so that a page never waits behind events. */
 export class EtcdClient {
-  readonly #client: Etcd3;
-  readonly #pool: Pool;
+  readonly #options: EtcdOptions;
+  readonly #endpoints: Endpoint[];
+  #at = 0;
+  #login: Promise<grpc.Metadata> | undefined;
 
   constructor(options: EtcdOptions) {
-    const scheme = options.tls ? "https" : "http";
-    this.#client = new Etcd3({
-      hosts: options.endpoints.map((endpoint) => `${scheme}://${endpoint}`),
-      ...(options.tls && {
-        credentials: {
-          rootCertificate: options.tls.ca && Buffer.from(options.tls.ca),
-          privateKey: options.tls.key && Buffer.from(options.tls.key),
-          certChain: options.tls.cert && Buffer.from(options.tls.cert),
-        } as IOptions["credentials"],
-      }),
-      ...(options.user !== undefined &&
-        { auth: { username: options.user, password: options.password ?? "" } }),
-      faultHandling: { global: CALL_ONCE, host: () => CALL_ONCE },
-      grpcOptions: {
-        "grpc.max_receive_message_length": MAX_RECEIVE_BYTES,
-        "grpc.max_send_message_length": MAX_RECEIVE_BYTES,
-        "grpc.use_local_subchannel_pool": 1,
-        "grpc.keepalive_time_ms": 10_000,
-        "grpc.keepalive_timeout_ms": 5_000,
-        "grpc.initial_reconnect_backoff_ms": 100,
-        "grpc.max_reconnect_backoff_ms": 1_000,
-      },
-    });
-    this.#pool = (this.#client as unknown as { pool: Pool }).pool;
+    this.#options = options;
+    this.#endpoints = options.endpoints.map((address) => new Endpoint(address, options.tls));
   }
 
   /**
-   * One call, one answer.
+   * One call, one answer. It is sent again only where it certainly was not carried out, or is `repeatable`.
    * @throws {EtcdError} with grpc's code; the call may have been carried out all the same (see `isLostAnswer`)
    */
   async call<Answer>(
-    service: string,
-    method: string,
+    service: Service,
+    name: string,
     request: unknown,
-    { decode, timeoutMs = CALL_TIMEOUT_MS }: { decode?: (bytes: Buffer) => Answer; timeoutMs?: number } = {},
+    { repeatable = false, ...options }: CallOptions<Answer> = {},
   ): Promise<Answer> {
-    const result = await this.#connected(service, ({ client, metadata }) => {
-      const definition = client.constructor.service[method];
-      return new Promise<{ error: grpc.ServiceError | null; answer?: unknown }>((resolve) => {
-        client.makeUnaryRequest(
-          definition.path,
-          definition.requestSerialize,
-          decode ?? definition.responseDeserialize,
-          request,
-          metadata,
-          { deadline: Date.now() + timeoutMs },
-          (error, answer) => resolve({ error, answer }),
-        );
-      });
-    });
-    if (result.error === null) return result.answer as Answer;
-    throw this.#error(result.error);
-  }
-
-  /** Opens a stream both ways. Errors arrive on it as grpc's own. */
-  stream<Request, Answer>(
-    service: string,
-    method: string,
-    decode: (bytes: Buffer) => Answer,
-  ): Promise<grpc.ClientDuplexStream<Request, Answer>> {
-    return this.#connected(service, ({ client, metadata }) => {
-      const definition = client.constructor.service[method];
-      return client.makeBidiStreamRequest(
-        definition.path,
-        definition.requestSerialize as grpc.serialize<Request>,
-        decode,
-        withLeader(metadata),
-      );
-    });
-  }
-
-  /** The next call or stream logs in anew: a token can have ended, and a stream does not always say so. */
-  forgetToken(): void {
-    this.#pool.authenticator.invalidateMetadata();
-  }
-
-  close(): void {
-    this.#client.close();
-  }
-
-  async #connected<T>(
-    service: string,
-    fn: (on: { client: Service; metadata: grpc.Metadata }) => T | Promise<T>,
-  ): Promise<T> {
-    try {
-      return await this.#pool.withConnection(service, fn);
-    } catch (error) { // logging in failed
-      throw this.#error(error);
+    let loggedIn = false;
+    for (let left = this.#endpoints.length - 1;;) {
+      try {
+        return await this.#connected((client) => this.#send(client, service, name, request, options));
+      } catch (error) {
+        if (!(error instanceof EtcdError)) throw error;
+        if (error.code === grpc.status.UNAUTHENTICATED && !loggedIn) loggedIn = true;
+        else if ((error.unsent || repeatable && isOfServer(error)) && left > 0) left--;
+        else throw error;
+      }
     }
   }
 
-  /** An error of a stream or a call as ours. */
-  #error(error: unknown): EtcdError {
-    if (error instanceof EtcdError) return error;
-    const { code, details, message } = error as Partial<grpc.ServiceError> & Error;
-    const failed = new EtcdError(
-      details === OLD_AUTH ? grpc.status.UNAUTHENTICATED : code ?? loginCode(error as Error),
-      details || message,
-    );
-    if (failed.code === grpc.status.UNAUTHENTICATED) this.forgetToken();
-    return failed;
+  /** Opens a stream both ways. Errors arrive on it as grpc's own; see `startOver`. */
+  async stream<Request, Answer>(
+    service: Service,
+    name: string,
+    decode: (bytes: Buffer) => Answer,
+  ): Promise<grpc.ClientDuplexStream<Request, Answer>> {
+    return await this.#connected(async (client) => {
+      const { path, requestSerialize } = method(service, name);
+      const metadata = await this.#metadata(client, service);
+      try {
+        const serialize = requestSerialize as grpc.serialize<Request>;
+        return client.makeBidiStreamRequest(path, serialize, decode, metadata);
+      } catch (error) { // the channel was closed meanwhile
+        throw new EtcdError(grpc.status.UNAVAILABLE, (error as Error).message, true);
+      }
+    });
+  }
+
+  /**
+   * A stream broke: the next one goes to the next server, with a new login. etcd tells of a token that has ended as
+   * of missing rights, so only the second time this is believed.
+   */
+  startOver(): void {
+    this.#login = undefined;
+    this.#failOver(this.#endpoints[this.#at]);
+  }
+
+  close(): void {
+    this.#endpoints.forEach((endpoint) => endpoint.reset());
+  }
+
+  /** Runs `use` on the server whose turn it is, and passes that server over if it is the one that fails. */
+  async #connected<T>(use: (client: grpc.Client) => Promise<T>): Promise<T> {
+    const endpoint = this.#endpoints[this.#at];
+    try {
+      return await use(await endpoint.connected());
+    } catch (caught) {
+      if (!(caught instanceof EtcdError)) throw caught;
+      const error = isOfServer(caught) ? endpoint.explain(caught) : caught;
+      if (error.code === grpc.status.UNAUTHENTICATED) this.#login = undefined;
+      if (error.unsent || isOfServer(error)) this.#failOver(endpoint);
+      throw withHint(error, this.#options.tls);
+    }
+  }
+
+  #failOver(from: Endpoint): void {
+    from.reset();
+    if (this.#endpoints[this.#at] === from) this.#at = (this.#at + 1) % this.#endpoints.length;
+  }
+
+  async #send<Answer>(
+    client: grpc.Client,
+    service: Service,
+    name: string,
+    request: unknown,
+    options: UnaryOptions<Answer>,
+  ): Promise<Answer> {
+    const metadata = await this.#metadata(client, service);
+    return await unary(client, service, name, request, { ...options, metadata });
+  }
+
+  /** A member that has lost its leader refuses at once, and ends a stream, instead of keeping us waiting. */
+  async #metadata(client: grpc.Client, service: Service): Promise<grpc.Metadata> {
+    this.#login ??= this.#logIn(client);
+    const login = this.#login;
+    try {
+      const metadata = (await login).clone();
+      if (service !== "Maintenance") metadata.set("hasleader", "true");
+      return metadata;
+    } catch (error) {
+      if (this.#login === login) this.#login = undefined;
+      throw error;
+    }
+  }
+
+  async #logIn(client: grpc.Client): Promise<grpc.Metadata> {
+    const metadata = new grpc.Metadata();
+    const { user, password = "" } = this.#options;
+    if (user === undefined) return metadata;
+    try {
+      const request = { name: user, password };
+      const { token } = await unary<{ token: string }>(client, "Auth", "Authenticate", request, { metadata });
+      const tokens = new grpc.Metadata();
+      tokens.set("token", token);
+      return tokens;
+    } catch (error) {
+      const { code, message } = error as EtcdError;
+      if (message === NO_AUTH) return metadata; // as etcd's own client: nothing to log in to
+      // a wrong password is an invalid argument to etcd
+      const kind = code === grpc.status.INVALID_ARGUMENT ? grpc.status.PERMISSION_DENIED : code;
+      throw new EtcdError(kind, message, kind !== grpc.status.PERMISSION_DENIED);
+    }
   }
 }
 
-/** The only sign that users or roles have changed since the login; its code is INVALID_ARGUMENT (etcd's rpctypes). */
-const OLD_AUTH = "etcdserver: revision of auth store is old";
+/** etcd's rpctypes; its code is shared with other errors. */
+const NO_AUTH = "etcdserver: authentication is not enabled";
 
-/** A member that has lost its leader ends such a stream, instead of keeping it silent and seemingly fresh. */
-function withLeader(metadata: grpc.Metadata): grpc.Metadata {
-  const all = metadata.clone();
-  all.set("hasleader", "true");
-  return all;
+/** It is the server, or the way to it, that fails, and not the request. */
+function isOfServer({ code }: EtcdError): boolean {
+  return code === grpc.status.UNAVAILABLE || code === grpc.status.DEADLINE_EXCEEDED ||
+    code === grpc.status.INTERNAL || code === grpc.status.UNKNOWN;
 }
 
-// etcd3 turns the errors of its login into classes without a code.
-function loginCode(error: Error): grpc.status {
-  return error.constructor.name === "EtcdAuthenticationFailedError" ||
-      error.constructor.name === "GRPCInvalidArgumentError"
-    ? grpc.status.PERMISSION_DENIED
-    : grpc.status.UNAVAILABLE;
+/** By TLS 1.3 a client learns that its certificate is missing only from a connection that ends, or hangs. */
+function withHint(error: EtcdError, tls: TlsFiles | undefined): EtcdError {
+  const refused = error.unsent && error.code === grpc.status.UNAVAILABLE;
+  if (!tls || tls.cert || refused || !isOfServer(error)) return error;
+  return new EtcdError(error.code, `${error.message} (it may want a client's certificate)`, error.unsent);
 }

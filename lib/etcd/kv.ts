@@ -32,6 +32,7 @@ export function readRange(
   return client.call("KV", "Range", { key: Buffer.from(from), range_end: Buffer.from(to), limit }, {
     decode: decodeRangeResponse,
     timeoutMs: 60_000,
+    repeatable: true,
   });
 }
 
@@ -49,6 +50,7 @@ export interface KeyRead {
 export async function readKey(client: EtcdClient, key: Uint8Array, revision = 0): Promise<KeyRead> {
   const answer = await client.call("KV", "Range", { key: Buffer.from(key), revision }, {
     decode: decodeRangeResponse,
+    repeatable: true,
   });
   return { clusterId: answer.header.clusterId, revision: answer.header.revision, kv: answer.kvs[0] };
 }
@@ -103,19 +105,20 @@ const LOST_ANSWERS = new Set([
 
 /** Applied, not applied, unknown: this is unknown. */
 export function isLostAnswer(error: unknown): boolean {
-  return !(error instanceof EtcdError) || LOST_ANSWERS.has(error.code);
+  return !(error instanceof EtcdError) || !error.unsent && LOST_ANSWERS.has(error.code);
 }
 
 /** etcd's own refusals for want of room (its rpctypes); grpc uses the same code for a message that is too large. */
 const PASSING = new Set(["etcdserver: too many requests", "etcdserver: mvcc: database space exceeded"]);
 
-/** Refused, but the same request may succeed later: no space, too many requests, a token that ended. */
+/** Not carried out, but may be later: no server, no space, too many requests, a token that ended. */
 export function isPassing(error: unknown): boolean {
   return error instanceof EtcdError &&
-    (error.code === grpc.status.UNAUTHENTICATED || PASSING.has(error.message));
+    (error.unsent && error.code !== grpc.status.PERMISSION_DENIED ||
+      error.code === grpc.status.UNAUTHENTICATED || PASSING.has(error.message));
 }
 
 /** etcd's version, as `3.7.3`. */
 export async function serverVersion(client: EtcdClient): Promise<string> {
-  return (await client.call<{ version: string }>("Maintenance", "Status", {})).version;
+  return (await client.call<{ version: string }>("Maintenance", "Status", {}, { repeatable: true })).version;
 }

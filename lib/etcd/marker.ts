@@ -117,7 +117,10 @@ export async function markerHistory(
     }
     const end = follower.end;
     if (!end) return { puts, whole: position === after };
-    if (end.kind === "broken") throw end.error;
+    if (end.kind === "broken") {
+      client.startOver();
+      throw end.error;
+    }
     if (end.kind === "history-replaced") throw new LostPlace(`cluster '${end.clusterId}' has answered`);
     position = end.compactRevision;
   }

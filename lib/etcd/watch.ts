@@ -1,7 +1,8 @@
 /** A watch as a raw stream: pulled, so that a slow reader slows the server and not our memory. */
 import { Buffer } from "node:buffer";
-import * as grpc from "@grpc/grpc-js";
-import { type EtcdClient, EtcdError } from "./client.ts";
+import type * as grpc from "@grpc/grpc-js";
+import type { EtcdClient } from "./client.ts";
+import { asEtcdError } from "./error.ts";
 import { decodeWatchResponse, type WatchResponse } from "./wire.ts";
 
 type Request =
@@ -53,8 +54,7 @@ export class Watch implements AsyncDisposable {
     try {
       yield* this.#stream;
     } catch (error) {
-      const { code, details } = error as grpc.ServiceError;
-      throw new EtcdError(code ?? grpc.status.UNKNOWN, details || (error as Error).message);
+      throw asEtcdError(error as grpc.ServiceError);
     }
   }
 

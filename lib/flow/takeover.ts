@@ -168,7 +168,7 @@ async function markerGone(
     if (applied || whole) return;
     const lost = "It may have been applied: the marker's history is lost";
     await settleDoubtful(session, row.batchId, row.batchRows, lost);
-  });
+  }, { patient: true });
   return applied ?? { kind: row.batchRows.length === 0 ? "nothing" : "not-applied" };
 }
 
@@ -210,7 +210,7 @@ async function recoverCommits(
     await writeEvent(session, "commits-lost", row.timeline, {
       detail: { batches: batches.length, rows: recovered.length, whole },
     });
-  });
+  }, { patient: true });
   stream.log.warn(
     { batches: batches.length, rows: recovered.length, whole },
     "PostgreSQL had lost commits; recovered them from the marker",

@@ -1,6 +1,8 @@
 /** Sessions with PostgreSQL. */
 // @ts-types="@types/pg"
 import pg from "pg";
+import { connect, ConnectionError, destroy, processId } from "./connect.ts";
+import { type PostgresHost, readTarget } from "./dsn.ts";
 
 const INT8 = 20;
 const INT8_ARRAY = 1016;
@@ -28,16 +30,49 @@ const types: pg.CustomTypesConfig = {
 };
 
 export interface PostgresOptions {
+  /** See lib/postgres/dsn.ts. */
   dsn: string;
   schema: string;
   applicationName: string;
   /** Told once an episode that other sessions hold locks that a statement waits for. */
   blocked?: (by: { pid: number; query: string }[]) => void;
+  /** How long a statement may take, if not 30 s. */
+  statementSeconds?: number;
+  /** The host that took writes the last time; set by `Session.open`, which tries it first. */
+  lastHost?: PostgresHost;
 }
 
 const LOCK_NOT_AVAILABLE = "55P03";
 /** A server that does not answer cannot hold up a stop. */
 const CLOSE_TIMEOUT_MS = 2_000;
+
+/**
+ * How long a statement may take. The server ends it first and says so; where nothing is heard then either, the
+ * connection is dead, whatever TCP believes. Migrations and repairs are patient.
+ */
+const STATEMENT_SECONDS = 30;
+const PATIENT_SECONDS = 3_600;
+const ANSWER_SECONDS = 5;
+
+/** Settings of each session. The server drops a client that is gone, and with it the client's locks. */
+function settings(schema: string, statementSeconds: number): string {
+  return `
+    -- pg_temp last: a temporary table of that name must not stand in for one of ours
+    set search_path to ${quoteIdentifier(schema)}, pg_temp;
+    set client_min_messages to warning;
+    set default_transaction_isolation to 'read committed';
+    set jit to off;
+    set plan_cache_mode to force_generic_plan;
+    -- a plan that was made while a table was empty would read all of it ever after
+    set enable_seqscan to off;
+    set lock_timeout to '1s';
+    set statement_timeout to '${statementSeconds}s';
+    set idle_in_transaction_session_timeout to '10s';
+    set tcp_user_timeout to '15s';
+    set tcp_keepalives_idle to 10;
+    set tcp_keepalives_interval to 5;
+    set tcp_keepalives_count to 2;`;
+}
 
 /** One connection, on the stream's schema; statements are named, so each is planned once. */
 export class Session implements AsyncDisposable {
@@ -45,36 +80,36 @@ export class Session implements AsyncDisposable {
   readonly #blocked: PostgresOptions["blocked"];
   #broken: Error | undefined;
   #inTransaction = false;
+  readonly #statementSeconds: number;
+  /** undefined: as long as any other statement. */
+  #patience: number | undefined;
 
-  private constructor(client: pg.Client, blocked: PostgresOptions["blocked"]) {
+  private constructor(client: pg.Client, { blocked, statementSeconds = STATEMENT_SECONDS }: PostgresOptions) {
     this.#client = client;
     this.#blocked = blocked;
-    client.on("error", (error) => this.#broken = error);
-    client.on("end", () => this.#broken ??= new Error("the session with PostgreSQL has ended"));
+    this.#statementSeconds = statementSeconds;
+    client.on("error", (error) => this.#broken ??= lost(error));
+    client.on("end", () => this.#broken ??= new ConnectionError("the session with PostgreSQL has ended"));
   }
 
   /** @throws the error of pg or of the system, see lib/errors.ts `kindOf` */
   static async open(options: PostgresOptions): Promise<Session> {
-    const client = new pg.Client({
-      connectionString: options.dsn,
-      application_name: options.applicationName,
-      keepAlive: true,
-      connectionTimeoutMillis: 10_000,
-      types,
-    });
-    const session = new Session(client, options.blocked);
+    const { client, host } = await connect(
+      readTarget(options.dsn, (name) => Deno.env.get(name)),
+      {
+        application_name: options.applicationName,
+        keepAlive: true,
+        keepAliveInitialDelayMillis: 10_000,
+        types,
+      },
+      options.lastHost,
+    );
+    options.lastHost = host;
+    const session = new Session(client, options);
     try {
-      await client.connect();
-      // pg_temp last: a temporary table of that name must not stand in for one of ours
-      await client.query(`set search_path to ${quoteIdentifier(options.schema)}, pg_temp`);
-      await client.query("set client_min_messages to warning");
-      await client.query("set jit to off");
-      await client.query("set plan_cache_mode to force_generic_plan");
-      // a plan that was made while a table was empty would read all of it ever after
-      await client.query("set enable_seqscan to off");
-      await client.query("set lock_timeout to '1s'");
+      await session.script(settings(options.schema, session.#statementSeconds));
     } catch (error) {
-      await client.end().catch(() => {});
+      await session[Symbol.asyncDispose]();
       throw error;
     }
     return session;
@@ -82,11 +117,17 @@ export class Session implements AsyncDisposable {
 
   /** The server's process id of this session. */
   get pid(): number {
-    return (this.#client as unknown as { processID: number }).processID;
+    return processId(this.#client);
   }
 
   get broken(): Error | undefined {
     return this.#broken;
+  }
+
+  /** Gives the connection up: whoever waits for an answer gets `reason`, and has lost the answer. */
+  abandon(reason: Error): void {
+    this.#broken ??= reason;
+    destroy(this.#client, reason);
   }
 
   /**
@@ -99,9 +140,8 @@ export class Session implements AsyncDisposable {
     values: unknown[] = [],
   ): Promise<Row[]> {
     for (let attempt = 0;; attempt++) {
-      if (this.#broken) throw this.#broken;
       try {
-        return (await this.#client.query<Row>({ name, text, values })).rows;
+        return (await this.#query<Row>({ name, text, values })).rows;
       } catch (error) {
         if ((error as { code?: string }).code !== LOCK_NOT_AVAILABLE || this.#inTransaction) throw error;
         if (attempt === 0) await this.#tellBlockers();
@@ -109,8 +149,27 @@ export class Session implements AsyncDisposable {
     }
   }
 
+  /** @throws {ConnectionError} there was no answer: what was asked may have been done */
+  async #query<Row extends object>(query: string | pg.QueryConfig): Promise<pg.QueryResult<Row>> {
+    if (this.#broken) throw this.#broken;
+    const deadline = this.#deadline();
+    try {
+      return await this.#client.query<Row>(query as pg.QueryConfig);
+    } catch (error) {
+      throw this.#broken && !(error instanceof pg.DatabaseError) ? this.#broken : error;
+    } finally {
+      clearTimeout(deadline);
+    }
+  }
+
+  #deadline(): ReturnType<typeof setTimeout> {
+    const seconds = (this.#patience ?? this.#statementSeconds) + ANSWER_SECONDS;
+    const late = () => this.abandon(new ConnectionError(`no answer from PostgreSQL within ${seconds} s`));
+    return setTimeout(late, seconds * 1_000);
+  }
+
   async #tellBlockers(): Promise<void> {
-    const { rows } = await this.#client.query<{ pid: number; query: string }>(
+    const { rows } = await this.#query<{ pid: number; query: string }>(
       `select distinct a.pid, left(a.query, 200) as query from pg_locks l join pg_class c on c.oid = l.relation
        join pg_stat_activity a on a.pid = l.pid
        where c.relnamespace = (select oid from pg_namespace where nspname = current_schema()) and c.relname like 'etcd%'
@@ -121,27 +180,35 @@ export class Session implements AsyncDisposable {
 
   /** Runs a script of statements without parameters. */
   async script(text: string): Promise<void> {
-    await this.#client.query(text);
+    await this.#query(text);
   }
 
-  /** A transaction: committed when `work` returns, rolled back when it throws. */
-  async transaction<T>(work: () => Promise<T>): Promise<T> {
-    await this.#client.query("begin");
+  /**
+   * A transaction: committed when `work` returns, rolled back when it throws. A patient one may take its time: its
+   * statements grow with what the schema holds.
+   */
+  async transaction<T>(work: () => Promise<T>, { patient = false } = {}): Promise<T> {
+    if (patient) this.#patience = PATIENT_SECONDS;
     this.#inTransaction = true;
     try {
+      await this.#query("begin");
+      if (patient) await this.#query(`set local statement_timeout to '${PATIENT_SECONDS}s'`);
       const result = await work();
-      await this.#client.query("commit");
+      await this.#query("commit");
       return result;
     } catch (error) {
-      await this.#client.query("rollback").catch(() => {});
+      await this.#query("rollback").catch(() => {});
       throw error;
     } finally {
       this.#inTransaction = false;
+      this.#patience = undefined;
     }
   }
 
   /** A stream for COPY … FROM STDIN. */
-  submit<T extends pg.Submittable>(stream: T): T {
+  submit<T extends pg.Submittable & { once(event: "close", done: () => void): unknown }>(stream: T): T {
+    const deadline = this.#deadline();
+    stream.once("close", () => clearTimeout(deadline));
     return this.#client.query(stream);
   }
 
@@ -150,18 +217,27 @@ export class Session implements AsyncDisposable {
     this.#client.on("notification", (message) => {
       if (message.channel === channel) heard(message.payload ?? "");
     });
-    await this.#client.query(`listen ${quoteIdentifier(channel)}`);
+    await this.#query(`listen ${quoteIdentifier(channel)}`);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    this.#broken ??= new Error("the session is closed");
-    const closed = this.#client.end().catch(() => {});
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    const late = new Promise<void>((resolve) => timer = setTimeout(resolve, CLOSE_TIMEOUT_MS));
-    await Promise.race([closed, late]);
-    clearTimeout(timer);
-    (this.#client as unknown as { connection: { stream: { destroy(): void } } }).connection.stream.destroy();
+    const open = this.#broken === undefined;
+    this.#broken ??= new ConnectionError("the session is closed");
+    if (open) {
+      let timer: ReturnType<typeof setTimeout> | undefined;
+      const late = new Promise<void>((resolve) => timer = setTimeout(resolve, CLOSE_TIMEOUT_MS));
+      await Promise.race([this.#client.end().catch(() => {}), late]);
+      clearTimeout(timer);
+    }
+    destroy(this.#client);
   }
+}
+
+/** What pg says without a code when a connection ends. */
+function lost(error: Error): Error {
+  return (error as { code?: string }).code === undefined
+    ? new ConnectionError(error.message, { cause: error })
+    : error;
 }
 
 export function quoteIdentifier(name: string): string {

@@ -38,7 +38,7 @@ export async function migrate(session: Session, schema: string): Promise<{ appli
       await session.script(MIGRATIONS[number - 1].replaceAll("@schema@", () => quoteIdentifier(schema)));
     }
     return { applied: MIGRATIONS.length - Math.max(from, 0) };
-  });
+  }, { patient: true });
 }
 
 async function checkServer(session: Session): Promise<void> {

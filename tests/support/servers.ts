@@ -96,7 +96,8 @@ async function succeed(command: string, args: string[]): Promise<void> {
   if (!success) throw new Error(`${command} ${args.join(" ")}: ${new TextDecoder().decode(stderr)}`);
 }
 
-export async function ownEtcd(args: string[] = []): Promise<OwnEtcd> {
+/** @param args may depend on the port of the clients */
+export async function ownEtcd(args: string[] | ((port: number) => string[]) = []): Promise<OwnEtcd> {
   await using stack = new AsyncDisposableStack();
   const dir = stack.use(await tempDir());
   const binary = (await findEtcd(defaultSearch(), quiet)).etcd;
@@ -106,9 +107,11 @@ export async function ownEtcd(args: string[] = []): Promise<OwnEtcd> {
     `--initial-advertise-peer-urls=${peer}`,
     `--initial-cluster=default=${peer}`,
   ];
-  const run = (port?: number) =>
-    startEtcd({ binary, dir: join(dir.path, "etcd"), args: [...fastEtcd, ...peers, ...args], port });
-  let server: EtcdServer | undefined = await run();
+  const run = (port: number) => {
+    const own = typeof args === "function" ? args(port) : args;
+    return startEtcd({ binary, dir: join(dir.path, "etcd"), args: [...fastEtcd, ...peers, ...own], port });
+  };
+  let server: EtcdServer | undefined = await run(freePort());
   const { port, dsn } = server;
   stack.defer(async () => {
     if (server) Deno.kill(server.pid, "SIGCONT");

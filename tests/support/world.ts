@@ -81,16 +81,16 @@ export class World implements AsyncDisposable {
     return runProgram([command, ...this.#flags(), ...args], env);
   }
 
-  /** The same database with another etcd server; what is under the prefix there is left as it is. */
-  on(server: { dsn: string; etcd: EtcdDoor }): World {
-    const { prefix, schema, database, postgresDsn } = this;
+  /** The same with another etcd server, or another PostgreSQL; what is there is left as it is. */
+  on(servers: { dsn?: string; etcd?: EtcdDoor; postgresDsn?: string }): World {
+    const { prefix, schema, database } = this;
     const parts = {
       prefix,
       schema,
       database,
-      postgresDsn,
-      etcdDsn: withPrefix(server.dsn, prefix),
-      etcd: server.etcd,
+      postgresDsn: servers.postgresDsn ?? this.postgresDsn,
+      etcdDsn: servers.dsn ? withPrefix(servers.dsn, prefix) : this.etcdDsn,
+      etcd: servers.etcd ?? this.etcd,
     };
     return new World(parts, new AsyncDisposableStack());
   }

@@ -1,0 +1,149 @@
+/** One server of the list, and the channel to it. */
+import { Buffer } from "node:buffer";
+import { isIP } from "node:net";
+import tls from "node:tls";
+import * as grpc from "@grpc/grpc-js";
+import { EtcdError } from "./error.ts";
+import { HTTP2_HAS_TLS, TlsRelay } from "./relay.ts";
+import { unary } from "./unary.ts";
+
+/** Paths of PEM files; without a CA the system's are trusted. */
+export interface TlsFiles {
+  ca?: string;
+  cert?: string;
+  key?: string;
+}
+
+/** grpc's default of 4 MB is exceeded by one replayed watch message, which then fails for ever. */
+const MAX_RECEIVE_BYTES = 256 * 1024 * 1024;
+/** A server that has not taken the connection by then is passed over. */
+const CONNECT_TIMEOUT_MS = 3_000;
+/** Where there is no connection, grpc answers at once, and says why. */
+const REASON_TIMEOUT_MS = 500;
+
+const CHANNEL_OPTIONS: grpc.ChannelOptions = {
+  "grpc.max_receive_message_length": MAX_RECEIVE_BYTES,
+  "grpc.max_send_message_length": MAX_RECEIVE_BYTES,
+  "grpc.use_local_subchannel_pool": 1,
+  "grpc.keepalive_time_ms": 10_000,
+  "grpc.keepalive_timeout_ms": 5_000,
+  "grpc.initial_reconnect_backoff_ms": 100,
+  "grpc.max_reconnect_backoff_ms": 1_000,
+};
+
+/** The channel is made when it is needed, and anew after a failure: the certificates' files are read then. */
+export class Endpoint {
+  #client: grpc.Client | undefined;
+  #relay: TlsRelay | undefined;
+
+  /** @param address host:port */
+  constructor(readonly address: string, readonly tls: TlsFiles | undefined) {}
+
+  /**
+   * The client, connected.
+   * @throws {EtcdError} `unsent`: there is no connection, and why
+   */
+  async connected(): Promise<grpc.Client> {
+    const client = this.#client ??= this.#open();
+    if (await isReady(client)) return client;
+    const error = await whyNot(client);
+    if (error === null) return client;
+    this.reset();
+    throw new EtcdError(error.code, `${this.address}: ${readReason(error)}`, true);
+  }
+
+  /** Behind a relay grpc knows only that its connection ended; the relay knows why. */
+  explain(error: EtcdError): EtcdError {
+    const reason = this.#relay?.failure;
+    if (!reason) return error;
+    return new EtcdError(grpc.status.UNAVAILABLE, `${this.address}: ${reason}`, error.unsent);
+  }
+
+  /** The next use makes a new channel. Calls on the old one come to their end. */
+  reset(): void {
+    this.#client?.close();
+    this.#client = undefined;
+    this.#relay?.[Symbol.dispose]();
+    this.#relay = undefined;
+  }
+
+  #open(): grpc.Client {
+    if (!this.tls) return new grpc.Client(this.address, grpc.credentials.createInsecure(), CHANNEL_OPTIONS);
+    const files = readFiles(this.tls);
+    const host = this.address.replace(/:\d+$/, "").replace(/^\[(.*)\]$/, "$1");
+    if (!HTTP2_HAS_TLS) return this.#openRelay(host, files);
+    return new grpc.Client(this.address, credentials(files, isIP(host) ? host : undefined), {
+      ...CHANNEL_OPTIONS,
+      // An address must not be sent as a server's name; that it is the certificate's is checked all the same.
+      ...(isIP(host) && { "grpc.ssl_target_name_override": "etcd" }),
+    });
+  }
+
+  #openRelay(hostname: string, { ca, cert, key }: PemTexts): grpc.Client {
+    this.#relay = new TlsRelay({
+      hostname,
+      port: Number(/\d+$/.exec(this.address)![0]),
+      caCerts: ca ? [ca] : undefined,
+      cert,
+      key,
+    });
+    return new grpc.Client(this.#relay.target, grpc.credentials.createInsecure(), CHANNEL_OPTIONS);
+  }
+}
+
+interface PemTexts {
+  ca?: string;
+  cert?: string;
+  key?: string;
+}
+
+function readFiles({ ca, cert, key }: TlsFiles): PemTexts {
+  return { ca: readPem("cacert", ca), cert: readPem("cert", cert), key: readPem("key", key) };
+}
+
+function readPem(name: string, path: string | undefined): string | undefined {
+  if (path === undefined) return undefined;
+  try {
+    return Deno.readTextFileSync(path);
+  } catch (error) {
+    const reason = `${name} '${path}' cannot be read (${(error as Error).name})`;
+    throw new EtcdError(grpc.status.UNAVAILABLE, reason, true);
+  }
+}
+
+function credentials({ ca, cert, key }: PemTexts, address: string | undefined): grpc.ChannelCredentials {
+  const bytes = (text: string | undefined) => text === undefined ? null : Buffer.from(text);
+  const verify = address === undefined ? undefined : {
+    checkServerIdentity: (_: string, cert: tls.PeerCertificate) => tls.checkServerIdentity(address, cert),
+  };
+  return grpc.credentials.createSsl(bytes(ca), bytes(key), bytes(cert), verify);
+}
+
+/** false: the connection has failed, or was not there in time. */
+async function isReady(client: grpc.Client): Promise<boolean> {
+  const channel = client.getChannel();
+  const deadline = Date.now() + CONNECT_TIMEOUT_MS;
+  for (let first = true;; first = false) {
+    const state = channel.getConnectivityState(true);
+    if (state === grpc.connectivityState.READY) return true;
+    if (state === grpc.connectivityState.SHUTDOWN || Date.now() >= deadline) return false;
+    if (state === grpc.connectivityState.TRANSIENT_FAILURE && !first) return false;
+    await new Promise<void>((resolve) => channel.watchConnectivityState(state, deadline, () => resolve()));
+  }
+}
+
+/** Only a call tells why there is no connection. null: by now there is one. */
+async function whyNot(client: grpc.Client): Promise<EtcdError | null> {
+  try {
+    await unary(client, "Maintenance", "Status", {}, { timeoutMs: REASON_TIMEOUT_MS });
+    return null;
+  } catch (error) {
+    return error as EtcdError;
+  }
+}
+
+function readReason({ code, message }: EtcdError): string {
+  if (code === grpc.status.DEADLINE_EXCEEDED) return `no connection within ${CONNECT_TIMEOUT_MS / 1_000} s`;
+  // grpc's words around the cause, and its time stamp
+  return message.replace(/^No connection established\. Last error: /, "").replace(/ \([^()]*\)$/, "").trim();
+}
