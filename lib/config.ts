@@ -3,6 +3,7 @@ import { asText, concat, keyText } from "./core/codec.ts";
 import { Fatal } from "./errors.ts";
 import type { EtcdOptions } from "./etcd/client.ts";
 import { LOG_FORMATS, LOG_LEVELS, type LogOptions } from "./log.ts";
+import type { Retention } from "./postgres/keep.ts";
 import type { StreamIdentity } from "./postgres/state.ts";
 
 /** The flags of `start`, as text. */
@@ -17,6 +18,10 @@ export interface StartFlags {
   rescanAfter: string;
   oversize: string;
   maxDeletes: string;
+  walRetention: string;
+  historyRetention: string;
+  eventRetention: string;
+  walLimit: string;
 }
 
 export interface Config {
@@ -31,6 +36,9 @@ export interface Config {
   rescanAfter: number | null;
   refuseOversize: boolean;
   maxDeletes: number;
+  retention: Retention;
+  /** null = never. */
+  walLimit: number | null;
 }
 
 function wrong(name: string, value: string, wanted: string): never {
@@ -53,6 +61,14 @@ export function readConfig(flags: StartFlags): Config {
       : readInteger("rescan-after", flags.rescanAfter, 0, Number.MAX_SAFE_INTEGER),
     refuseOversize: oneOf("oversize", flags.oversize, ["split", "refuse"] as const) === "refuse",
     maxDeletes: readInteger("max-deletes", flags.maxDeletes, 0, 2 ** 31 - 1),
+    retention: {
+      walMs: readDuration("wal-retention", flags.walRetention),
+      historyMs: readDuration("history-retention", flags.historyRetention),
+      eventMs: readDuration("event-retention", flags.eventRetention),
+    },
+    walLimit: flags.walLimit === "never"
+      ? null
+      : readInteger("wal-limit", flags.walLimit, 1_000, Number.MAX_SAFE_INTEGER),
   };
 }
 
@@ -84,6 +100,16 @@ function readInteger(name: string, value: string, least: number, most: number): 
     wrong(name, value, `wanted an integer from ${least} to ${most}`);
   }
   return number;
+}
+
+const UNIT_MS: Record<string, number> = { s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 };
+
+/** Milliseconds; null = never. */
+function readDuration(name: string, value: string): number | null {
+  if (value === "never") return null;
+  const match = /^([1-9]\d{0,4})([smhd])$/.exec(value);
+  if (!match) wrong(name, value, "wanted a duration such as '30s', '15m', '12h' or '7d', or 'never'");
+  return Number(match[1]) * UNIT_MS[match[2]];
 }
 
 function oneOf<T extends string>(name: string, value: string, choices: readonly T[]): T {

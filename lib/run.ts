@@ -1,6 +1,7 @@
 /** The loop: state → its flow → outcome → transition. */
 import { Fatal, kindOf, LostPlace, sentence } from "./errors.ts";
 import { drain, waitForWal } from "./flow/drain.ts";
+import { keep } from "./flow/keep.ts";
 import { lead } from "./flow/lead.ts";
 import { mirror } from "./flow/mirror.ts";
 import { scan } from "./flow/scan.ts";
@@ -54,7 +55,7 @@ async function work(stream: Stream, leadership: Leadership, signal: AbortSignal)
 
 type Interrupting = Exclude<Outcome, "wal-waiting" | "wal-empty">;
 
-/** Streaming and draining: the mirror runs all along, the drain wakes and sleeps beside it. */
+/** Streaming and draining: the mirror runs all along, the drain wakes and sleeps beside it, and old rows go. */
 async function follow(
   stream: Stream,
   leadership: Leadership,
@@ -64,11 +65,12 @@ async function follow(
   const stopped = AbortSignal.any([signal, stop.signal]);
   const mirroring = mirror(stream, leadership, stopped);
   const draining = drainAndWait(stream, leadership, stopped);
+  const keeping = keep(stream, leadership, stopped);
   try {
     return await Promise.race([mirroring, draining]);
   } finally {
     stop.abort();
-    await Promise.allSettled([mirroring, draining]);
+    await Promise.allSettled([mirroring, draining, keeping]);
   }
 }
 

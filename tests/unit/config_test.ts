@@ -23,6 +23,10 @@ const right: StartFlags = {
   rescanAfter: "20000",
   oversize: "split",
   maxDeletes: "1000",
+  walRetention: "1d",
+  historyRetention: "never",
+  eventRetention: "90s",
+  walLimit: "1000000",
 };
 
 Deno.test("readConfig() reads what is right", strict, () => {
@@ -37,7 +41,10 @@ Deno.test("readConfig() reads what is right", strict, () => {
     rescanAfter: 20_000,
     refuseOversize: false,
     maxDeletes: 1_000,
+    retention: { walMs: 86_400_000, historyMs: null, eventMs: 90_000 },
+    walLimit: 1_000_000,
   });
+  assert.equal(readConfig({ ...right, walLimit: "never" }).walLimit, null);
   assert.equal(readConfig({ ...right, rescanAfter: "never" }).rescanAfter, null);
   assert.equal(readConfig({ ...right, oversize: "refuse" }).refuseOversize, true);
   assert.equal(readConfig({ ...right, postgresDsn: "postgresql:///app?host=/run" }).schema, "public");
@@ -116,6 +123,18 @@ const wrong: [Partial<StartFlags>, string][] = [
   ],
   [{ rescanAfter: "" }, "Cannot read 'rescan-after': wanted an integer from 0 to 9007199254740991, got ''"],
   [{ oversize: "drop" }, "Cannot read 'oversize': wanted one of 'split', 'refuse', got 'drop'"],
+  [
+    { walRetention: "7 days" },
+    "Cannot read 'wal-retention': wanted a duration such as '30s', '15m', '12h' or '7d', or 'never', got '7 days'",
+  ],
+  [
+    { historyRetention: "0d" },
+    "Cannot read 'history-retention': wanted a duration such as '30s', '15m', '12h' or '7d', or 'never', got '0d'",
+  ],
+  [
+    { walLimit: "999" },
+    "Cannot read 'wal-limit': wanted an integer from 1000 to 9007199254740991, got '999'",
+  ],
   [
     { maxDeletes: "2147483648" },
     "Cannot read 'max-deletes': wanted an integer from 0 to 2147483647, got '2147483648'",
