@@ -56,6 +56,11 @@ export class EtcdDoor implements AsyncDisposable {
   readonly #lease: LeaseClient;
   readonly #watch: WatchClient;
 
+  /** For what has no method here: users and roles. */
+  get client(): Etcd3 {
+    return this.#client;
+  }
+
   constructor(dsn: string) {
     const { hosts, auth } = parseEtcdDsn(dsn);
     this.#client = new Etcd3({
@@ -104,6 +109,19 @@ export class EtcdDoor implements AsyncDisposable {
 
   async compact(revision: number, physical = true): Promise<void> {
     await this.#kv.compact({ revision, physical });
+  }
+
+  /** Gives freed space back; the server answers nobody meanwhile. */
+  async defragment(): Promise<void> {
+    await this.#client.maintenance.defragment();
+  }
+
+  /** Clears all alarms, as `etcdctl alarm disarm` does. */
+  async disarm(): Promise<void> {
+    const { alarms } = await this.#client.maintenance.alarm({ action: "Get" });
+    for (const { memberID, alarm } of alarms) {
+      await this.#client.maintenance.alarm({ action: "Deactivate", memberID, alarm });
+    }
   }
 
   /** A lease that nobody keeps alive. */
