@@ -17,6 +17,18 @@ const HEALTHY_MS = 10_000;
 
 /** Runs a stream until `signal` aborts. Whatever breaks, it begins again as a new leader, or a standby. */
 export async function runStream(stream: Stream, signal: AbortSignal): Promise<void> {
+  const stop = new AbortController();
+  // beside, not within a leadership: the WAL fills while there is no etcd to lead with
+  const keeping = keep(stream, AbortSignal.any([signal, stop.signal]));
+  try {
+    await leadAgain(stream, signal);
+  } finally {
+    stop.abort();
+    await keeping;
+  }
+}
+
+async function leadAgain(stream: Stream, signal: AbortSignal): Promise<void> {
   const backoff = new Backoff();
   while (!signal.aborted) {
     let led = performance.now();
@@ -55,7 +67,7 @@ async function work(stream: Stream, leadership: Leadership, signal: AbortSignal)
 
 type Interrupting = Exclude<Outcome, "wal-waiting" | "wal-empty">;
 
-/** Streaming and draining: the mirror runs all along, the drain wakes and sleeps beside it, and old rows go. */
+/** Streaming and draining: the mirror runs all along, the drain wakes and sleeps beside it. */
 async function follow(
   stream: Stream,
   leadership: Leadership,
@@ -65,12 +77,11 @@ async function follow(
   const stopped = AbortSignal.any([signal, stop.signal]);
   const mirroring = mirror(stream, leadership, stopped);
   const draining = drainAndWait(stream, leadership, stopped);
-  const keeping = keep(stream, leadership, stopped);
   try {
     return await Promise.race([mirroring, draining]);
   } finally {
     stop.abort();
-    await Promise.allSettled([mirroring, draining, keeping]);
+    await Promise.allSettled([mirroring, draining]);
   }
 }
 

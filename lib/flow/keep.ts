@@ -1,29 +1,39 @@
 /**
- * Housekeeping beside mirror and drain, on a session of its own: what is old goes, in small steps that are committed one by one
- * and spread in time; and writers are told how much more may wait. Nothing here needs the fence: what may go is decided by what
- * is committed (sql/008_keep.sql), whoever looks.
+ * Housekeeping, on a session of its own: what is old goes, in small steps that are committed one by one and spread in time; and
+ * writers are told how much more may wait. One instance does it, with or without an etcd to lead with. Nothing here needs the
+ * fence: what may go is decided by what is committed (sql/008_keep.sql), whoever looks.
  */
 import { sentence } from "../errors.ts";
 import { Backoff, sleep } from "../lifecycle.ts";
 import { Session } from "../postgres/client.ts";
-import { mark, type Retention, roomForWriters, trimEvents, trimHistory, trimWal } from "../postgres/keep.ts";
-import { writeEvent } from "../postgres/state.ts";
-import type { Leadership, Stream } from "../stream.ts";
+import {
+  isKeeper,
+  mark,
+  type Retention,
+  roomForWriters,
+  trimEvents,
+  trimHistory,
+  trimWal,
+} from "../postgres/keep.ts";
+import { readStream, writeEvent } from "../postgres/state.ts";
+import type { Stream } from "../stream.ts";
 
+const STANDBY_MS = 5_000;
 const LIMIT_EVERY_MS = 1_000;
 const MOST_OFTEN_MS = 1_000;
 const LEAST_PAUSE_MS = 20;
 const MINUTE_MS = 60_000;
 
-/** Runs until `signal` aborts. What it cannot do now it does later: it never ends a leadership. */
-export async function keep(stream: Stream, leadership: Leadership, signal: AbortSignal): Promise<void> {
+/** Runs until `signal` aborts. What it cannot do now it does later. */
+export async function keep(stream: Stream, signal: AbortSignal): Promise<void> {
   const backoff = new Backoff();
   while (!signal.aborted) {
     try {
       await using session = await Session.open(stream.postgres);
       // a step that hangs must not hold up a stop; cut off, it is done or it is not
       signal.addEventListener("abort", () => void session[Symbol.asyncDispose](), { once: true });
-      await keepOn(stream, leadership, session, signal, () => backoff.reset());
+      while (!signal.aborted && !await isKeeper(session)) await sleep(STANDBY_MS, signal);
+      await keepOn(stream, session, signal, () => backoff.reset());
     } catch (error) {
       if (signal.aborted) return;
       const level = backoff.attempts === 0 ? "warn" : "debug"; // one line an episode
@@ -35,12 +45,11 @@ export async function keep(stream: Stream, leadership: Leadership, signal: Abort
 
 async function keepOn(
   stream: Stream,
-  { at }: Leadership,
   session: Session,
   signal: AbortSignal,
   done: () => void,
 ): Promise<void> {
-  const limit = new WalLimit(stream, session, at.timeline);
+  const limit = new WalLimit(stream, session);
   const tasks = retentionTasks(session, stream.settings.retention);
   while (!signal.aborted) {
     const began = performance.now();
@@ -106,13 +115,11 @@ class WalLimit {
   due = 0;
   readonly #stream: Stream;
   readonly #session: Session;
-  readonly #timeline: number;
   #told: "wal-filling" | "wal-full" | null = null;
 
-  constructor(stream: Stream, session: Session, timeline: number) {
+  constructor(stream: Stream, session: Session) {
     this.#stream = stream;
     this.#session = session;
-    this.#timeline = timeline;
   }
 
   async check(now: number): Promise<void> {
@@ -138,6 +145,7 @@ class WalLimit {
         ? "the WAL is full: new writes from SQL are refused until etcd has taken some"
         : "the WAL fills: at its limit new writes from SQL are refused",
     );
-    await writeEvent(this.#session, kind, this.#timeline, { detail });
+    const { timeline } = await readStream(this.#session);
+    await writeEvent(this.#session, kind, timeline, { detail });
   }
 }

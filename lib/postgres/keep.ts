@@ -19,6 +19,15 @@ const ARCHIVE_BLOCKS = 32;
 
 const interval = (n: number) => `make_interval(secs => $${n}::float8 / 1000)`;
 
+/** Whether this session is the one that keeps house: the first that asked, as long as it lives. */
+export async function isKeeper(session: Session): Promise<boolean> {
+  const [{ got }] = await session.run<{ got: boolean }>(
+    "keeper-lock",
+    `select pg_try_advisory_lock(hashtext('etcd-pg-sync keep'), hashtext(stream_id::text)) as got from etcd_sync_state`,
+  );
+  return got;
+}
+
 /** Makes a mark, where the last one is older than `everyMs`, and looks which marks have been passed. */
 export async function mark(session: Session, everyMs: number, historyMs: number | null): Promise<void> {
   await session.run("keep-mark", `select etcd_keep_mark(${interval(1)})`, [everyMs]);
