@@ -21,8 +21,13 @@ export class EtcdError extends Error {
   }
 }
 
-/** grpc's default of 4 MB is exceeded by one replayed watch message, which then fails for ever. */
-const MAX_RECEIVE_BYTES = 256 * 1024 * 1024;
+/**
+ * grpc's default of 4 MB is exceeded by one replayed watch message, which then fails for ever. A message stands in memory several
+ * times over: with 256 MiB the program had more than 600 MiB. What is larger comes in fragments (lib/watching.ts), or as smaller
+ * pages.
+ */
+const MAX_RECEIVE_BYTES = 48 * 1024 * 1024;
+const MAX_SEND_BYTES = 256 * 1024 * 1024;
 const CALL_TIMEOUT_MS = 10_000;
 
 // etcd3 would send a Txn again by itself: an answer that is lost is for the protocol to resolve (lib/flow/lead.ts).
@@ -64,7 +69,7 @@ export class EtcdClient {
       faultHandling: { global: CALL_ONCE, host: () => CALL_ONCE },
       grpcOptions: {
         "grpc.max_receive_message_length": MAX_RECEIVE_BYTES,
-        "grpc.max_send_message_length": MAX_RECEIVE_BYTES,
+        "grpc.max_send_message_length": MAX_SEND_BYTES,
         "grpc.use_local_subchannel_pool": 1,
         "grpc.keepalive_time_ms": 10_000,
         "grpc.keepalive_timeout_ms": 5_000,
