@@ -1,7 +1,7 @@
 /**
  * What a million rows through the WAL leave behind: sizes of tables and indexes, and what autovacuum did.
  *
- *   deno run -A bench/bloat.ts [rows]
+ *   deno run -A bench/bloat.ts [rows [rounds]]
  *
  * Two writers, a transaction for each row; the drain's SQL, with an etcd that takes every batch at once; then retention.
  */
@@ -12,6 +12,7 @@ import { migrate } from "../lib/postgres/migrate.ts";
 import { ensureStream } from "../lib/postgres/state.ts";
 
 const rows = Number(Deno.args[0] ?? 1_000_000);
+const rounds = Number(Deno.args[1] ?? 1);
 const KEYS = 10_000;
 
 const write = (first: number) =>
@@ -24,9 +25,10 @@ const drain = `do $$
 declare
   claimed etcd_wal[];
   settled bigint := 0;
-  at bigint := 10;
+  at bigint := (select revision from etcd_sync_state);
 begin
   while settled < ${rows} loop
+    perform pg_sleep(0.001) where cardinality(claimed) = 0;
     claimed := array(select c from etcd_drain_claim(127, 1500000, 127) c);
     update etcd_sync_state set batch_id = batch_id + 1, batch_rows = array(select c.id from unnest(claimed) c), updated_at = clock_timestamp();
     commit;
@@ -69,34 +71,38 @@ try {
   await ensureStream(main, { stream: "default", prefix, prefixText: "/", plainPrefix: "/" });
   await main.script("update etcd_sync_state set state = 'streaming', revision = 10");
   await sizes(main, "before");
-  const began = performance.now();
-  await Promise.all([a.script(write(0)), b.script(write(rows / 2)), d.script(drain)]);
-  console.log(`${rows} rows in ${Math.round((performance.now() - began) / 1000)} s`);
-  await sizes(main, "drained");
-  await main.script("select etcd_keep_mark('0')");
-  await main.script("select etcd_keep_pass()");
-  let removed = 0;
-  for (let next: number | null = 0; next !== null;) {
-    const [step]: { _next: number | null; _removed: number }[] = await main.run(
-      "step",
-      "select * from etcd_keep_wal('0', null, $1, 2000)",
-      [next],
-    );
-    next = step._next;
-    removed += step._removed;
-  }
-  console.log(`${removed} rows removed`);
-  // autovacuum looks once a minute
-  for (let i = 0; i < 15; i++) {
-    await new Promise((resolve) => setTimeout(resolve, 10_000));
-    const [{ dead }] = await main.run<{ dead: number }>(
-      "dead",
-      "select sum(n_dead_tup)::float8 as dead from pg_stat_user_tables where relname in ('etcd_wal', 'etcd_wal_tx')",
-    );
-    if (dead < rows / 100) break;
-  }
-  await sizes(main, "after retention and autovacuum");
+  for (let round = 1; round <= rounds; round++) await once(round);
   for (const session of [main, a, b, d]) await session[Symbol.asyncDispose]();
+
+  async function once(round: number): Promise<void> {
+    const began = performance.now();
+    await Promise.all([a.script(write(0)), b.script(write(rows / 2)), d.script(drain)]);
+    console.log(`${rows} rows in ${Math.round((performance.now() - began) / 1000)} s`);
+    await sizes(main, `round ${round}: drained`);
+    await main.script("select etcd_keep_mark('0')");
+    await main.script("select etcd_keep_pass()");
+    let removed = 0;
+    for (let next: number | null = 0; next !== null;) {
+      const [step]: { _next: number | null; _removed: number }[] = await main.run(
+        "step",
+        "select * from etcd_keep_wal('0', null, $1, 2000)",
+        [next],
+      );
+      next = step._next;
+      removed += step._removed;
+    }
+    console.log(`${removed} rows removed`);
+    // autovacuum looks once a minute
+    for (let i = 0; i < 15; i++) {
+      await new Promise((resolve) => setTimeout(resolve, 10_000));
+      const [{ dead }] = await main.run<{ dead: number }>(
+        "dead",
+        "select sum(n_dead_tup)::float8 as dead from pg_stat_user_tables where relname in ('etcd_wal', 'etcd_wal_tx')",
+      );
+      if (dead < rows / 100) break;
+    }
+    await sizes(main, `round ${round}: after retention and autovacuum`);
+  }
 } finally {
   await server.stop();
   await Deno.remove(dir, { recursive: true }).catch(() => {});
