@@ -44,6 +44,24 @@ program.command("start")
   .addOption(
     option("--fresh-timeout <duration>", "silence after which a watch is given up, such as 10s", "10s"),
   )
+  .addOption(
+    option(
+      "--wal-retention <duration>",
+      "how long writes that arrived stay in etcd_wal, such as 12h, or never",
+      "1d",
+    ),
+  )
+  .addOption(option("--history-retention <duration>", "how long history goes back, or never", "30d"))
+  .addOption(
+    option(
+      "--event-retention <duration>",
+      "how long events, and writes that did not arrive, stay, or never",
+      "90d",
+    ),
+  )
+  .addOption(
+    option("--wal-limit <rows>", "writes that may wait for etcd; more are refused, or never", "1000000"),
+  )
   .addOption(option("--log-level <level>", "debug, info, warn or error", "info"))
   .addOption(option("--log-format <format>", "auto (text on a terminal, else json), text or json", "auto"))
   .action(run);

@@ -4,6 +4,7 @@ import { Fatal } from "./errors.ts";
 import type { EtcdOptions } from "./etcd/client.ts";
 import { readTarget } from "./postgres/dsn.ts";
 import { LOG_FORMATS, LOG_LEVELS, type LogOptions } from "./log.ts";
+import type { Retention } from "./postgres/keep.ts";
 import type { StreamIdentity } from "./postgres/state.ts";
 
 /** The flags of `start`, as text. */
@@ -19,6 +20,10 @@ export interface StartFlags {
   oversize: string;
   maxDeletes: string;
   freshTimeout: string;
+  walRetention: string;
+  historyRetention: string;
+  eventRetention: string;
+  walLimit: string;
 }
 
 export interface Config {
@@ -34,6 +39,9 @@ export interface Config {
   refuseOversize: boolean;
   maxDeletes: number;
   freshTimeoutMs: number;
+  retention: Retention;
+  /** null = never. */
+  walLimit: number | null;
 }
 
 function wrong(name: string, value: string, wanted: string): never {
@@ -56,7 +64,15 @@ export function readConfig(flags: StartFlags): Config {
       : readInteger("rescan-after", flags.rescanAfter, 0, Number.MAX_SAFE_INTEGER),
     refuseOversize: oneOf("oversize", flags.oversize, ["split", "refuse"] as const) === "refuse",
     maxDeletes: readInteger("max-deletes", flags.maxDeletes, 0, 2 ** 31 - 1),
-    freshTimeoutMs: readDuration("fresh-timeout", flags.freshTimeout, 1_000),
+    freshTimeoutMs: readDuration("fresh-timeout", flags.freshTimeout),
+    retention: {
+      walMs: readRetention("wal-retention", flags.walRetention),
+      historyMs: readRetention("history-retention", flags.historyRetention),
+      eventMs: readRetention("event-retention", flags.eventRetention),
+    },
+    walLimit: flags.walLimit === "never"
+      ? null
+      : readInteger("wal-limit", flags.walLimit, 1_000, Number.MAX_SAFE_INTEGER),
   };
 }
 
@@ -90,16 +106,18 @@ function readInteger(name: string, value: string, least: number, most: number): 
   return number;
 }
 
-const UNITS_MS: Record<string, number> = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 };
+const UNIT_MS: Record<string, number> = { s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 };
 
 /** Milliseconds. */
-function readDuration(name: string, value: string, leastMs: number): number {
-  const [, number, unit] = /^(\d+)(ms|s|m|h|d)$/.exec(value) ?? [];
-  const ms = Number(number) * (UNITS_MS[unit] ?? NaN);
-  if (!(ms >= leastMs && ms <= Number.MAX_SAFE_INTEGER)) {
-    wrong(name, value, `wanted a number and ms, s, m, h or d, from ${leastMs / 1_000}s`);
-  }
-  return ms;
+function readDuration(name: string, value: string): number {
+  const match = /^([1-9]\d{0,4})([smhd])$/.exec(value);
+  if (!match) wrong(name, value, "wanted a duration such as '30s', '15m', '12h' or '7d'");
+  return Number(match[1]) * UNIT_MS[match[2]];
+}
+
+/** Milliseconds; null = never. */
+function readRetention(name: string, value: string): number | null {
+  return value === "never" ? null : readDuration(name, value);
 }
 
 function oneOf<T extends string>(name: string, value: string, choices: readonly T[]): T {

@@ -1,6 +1,7 @@
 /** The loop: state → its flow → outcome → transition. */
 import { Fatal, kindOf, LostPlace, sentence } from "./errors.ts";
 import { drain, waitForWal } from "./flow/drain.ts";
+import { keep } from "./flow/keep.ts";
 import { lead } from "./flow/lead.ts";
 import { mirror } from "./flow/mirror.ts";
 import { scan } from "./flow/scan.ts";
@@ -16,6 +17,18 @@ const HEALTHY_MS = 10_000;
 
 /** Runs a stream until `signal` aborts. Whatever breaks, it begins again as a new leader, or a standby. */
 export async function runStream(stream: Stream, signal: AbortSignal): Promise<void> {
+  const stop = new AbortController();
+  // beside, not within a leadership: the WAL fills while there is no etcd to lead with
+  const keeping = keep(stream, AbortSignal.any([signal, stop.signal]));
+  try {
+    await leadAgain(stream, signal);
+  } finally {
+    stop.abort();
+    await keeping;
+  }
+}
+
+async function leadAgain(stream: Stream, signal: AbortSignal): Promise<void> {
   const backoff = new Backoff();
   while (!signal.aborted) {
     let led = performance.now();

@@ -37,6 +37,8 @@ export async function start(config: Config, log: Log, signal: AbortSignal): Prom
       limits: { maxRows: config.maxTxnOps - 1, maxBytes: MAX_TXN_BYTES },
       rescanAfter: config.rescanAfter,
       freshTimeoutMs: config.freshTimeoutMs,
+      retention: config.retention,
+      walLimit: config.walLimit,
     },
     select: { prefix: config.prefix, maxKeyBytes: MAX_KEY_BYTES },
     postgres,

@@ -8,6 +8,7 @@ import type { EtcdClient } from "./etcd/client.ts";
 import type { Log } from "./log.ts";
 import type { PostgresOptions, Session } from "./postgres/client.ts";
 import type { ServerClock } from "./postgres/clock.ts";
+import type { Retention } from "./postgres/keep.ts";
 import type { Place, StreamRow } from "./postgres/state.ts";
 import type { Limits } from "./postgres/wal.ts";
 
@@ -19,6 +20,9 @@ export interface StreamSettings {
   /** Backlog in revisions from which a scan is the way back; null = never. */
   rescanAfter: number | null;
   freshTimeoutMs: number;
+  retention: Retention;
+  /** Rows that may wait in the WAL; null = any number. */
+  walLimit: number | null;
 }
 
 export interface Stream {

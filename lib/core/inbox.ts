@@ -17,8 +17,9 @@ interface Revision {
 }
 
 /**
- * A revision's events count as received only when a response without `fragment` has closed it: etcd never splits a
- * revision over two unfragmented responses.
+ * A revision's events count as received only when an event of a later one, or a response without `fragment`, has closed it: they
+ * come in order, and etcd never splits a revision over two unfragmented responses. Closing only by the response is not enough for
+ * a bound: for a watcher that is behind one response has up to 1,000 revisions, in as many fragments as it takes.
  */
 export class Inbox {
   #open: Event[] = [];
@@ -49,8 +50,15 @@ export class Inbox {
     this.#candidate = null;
     // no spread: a revision can have more events than a call can have arguments
     for (const event of events) if (event.kv.modRevision > this.position) this.#open.push(event);
-    if (fragment) return;
-    for (const event of this.#open) {
+    const last = this.#open.at(-1)?.kv.modRevision;
+    const complete = fragment
+      ? this.#open.findIndex((event) => event.kv.modRevision === last)
+      : this.#open.length;
+    this.#close(this.#open.splice(0, Math.max(0, complete)));
+  }
+
+  #close(events: Event[]): void {
+    for (const event of events) {
       const size = event.kv.key.length + event.kv.value.length + 64;
       let last = this.#closed.at(-1);
       if (last?.revision !== event.kv.modRevision) {
@@ -61,7 +69,6 @@ export class Inbox {
       last.bytes += size;
       this.#bytes += size;
     }
-    this.#open = [];
   }
 
   /**

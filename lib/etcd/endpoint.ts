@@ -14,8 +14,13 @@ export interface TlsFiles {
   key?: string;
 }
 
-/** grpc's default of 4 MB is exceeded by one replayed watch message, which then fails for ever. */
-const MAX_RECEIVE_BYTES = 256 * 1024 * 1024;
+/**
+ * grpc's default of 4 MB is exceeded by one replayed watch message, which then fails for ever. A message stands in
+ * memory several times over: with 256 MiB the program had more than 600 MiB. What is larger comes in fragments
+ * (lib/watching.ts), or as smaller pages.
+ */
+const MAX_RECEIVE_BYTES = 48 * 1024 * 1024;
+const MAX_SEND_BYTES = 256 * 1024 * 1024;
 /** A server that has not taken the connection by then is passed over. */
 const CONNECT_TIMEOUT_MS = 3_000;
 /** Where there is no connection, grpc answers at once, and says why. */
@@ -23,7 +28,7 @@ const REASON_TIMEOUT_MS = 500;
 
 const CHANNEL_OPTIONS: grpc.ChannelOptions = {
   "grpc.max_receive_message_length": MAX_RECEIVE_BYTES,
-  "grpc.max_send_message_length": MAX_RECEIVE_BYTES,
+  "grpc.max_send_message_length": MAX_SEND_BYTES,
   "grpc.use_local_subchannel_pool": 1,
   "grpc.keepalive_time_ms": 10_000,
   "grpc.keepalive_timeout_ms": 5_000,

@@ -111,6 +111,9 @@ export interface Place {
   holder: string;
 }
 
+/** A lease that ends later than any that is given is of a clock that was put back since; who holds it and lives renews it. */
+const RUN_OUT = "lease_until not between clock_timestamp() and clock_timestamp() + interval '10 seconds'";
+
 /**
  * Takes the writer's place where it is free: its lease has run out, or this session got the lock that the holder's
  * session would have. null: it is held.
@@ -121,7 +124,7 @@ export async function takePlace(session: Session, holder: string, freed: boolean
     `update etcd_sync_state set epoch = epoch + 1, holder = $1, holder_pids = array[pg_backend_pid()],
        lease_until = clock_timestamp() + interval '5 seconds', updated_at = clock_timestamp()
      where stream in (select stream from etcd_sync_state for update skip locked) -- a frozen holder can have it locked
-       and ($2 or holder is null or lease_until is null or lease_until < clock_timestamp())
+       and ($2 or holder is null or lease_until is null or ${RUN_OUT})
      returning ${COLUMNS}`,
     [holder, freed],
   );
@@ -191,7 +194,7 @@ export async function endHolder(session: Session, freed: boolean): Promise<void>
   await session.run(
     "end-holder",
     `select pg_terminate_backend(a.pid) from etcd_sync_state s join pg_stat_activity a on a.pid = any (s.holder_pids)
-     where ($1 or s.lease_until < clock_timestamp()) and a.application_name = current_setting('application_name')
+     where ($1 or ${RUN_OUT}) and a.application_name = current_setting('application_name')
        and a.datname = current_database() and a.pid <> pg_backend_pid()`,
     [freed],
   );

@@ -4,7 +4,7 @@ import { migrate } from "../../lib/postgres/migrate.ts";
 import { installed, programSession, refused, strict } from "../support/schema.ts";
 import { makeWorld, type World } from "../support/world.ts";
 
-const newest = 7;
+const newest = 8;
 
 async function migrateAlone(world: World, schema: string): Promise<number> {
   await using session = await programSession(world, schema);

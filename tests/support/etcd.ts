@@ -56,6 +56,11 @@ export class EtcdDoor implements AsyncDisposable {
   readonly #lease: LeaseClient;
   readonly #watch: WatchClient;
 
+  /** For what has no method here: users and roles. */
+  get client(): Etcd3 {
+    return this.#client;
+  }
+
   constructor(dsn: string) {
     const { hosts, auth } = parseEtcdDsn(dsn);
     this.#client = new Etcd3({
@@ -112,6 +117,19 @@ export class EtcdDoor implements AsyncDisposable {
     await this.#kv.compact({ revision, physical });
   }
 
+  /** Gives freed space back; the server answers nobody meanwhile. */
+  async defragment(): Promise<void> {
+    await this.#client.maintenance.defragment();
+  }
+
+  /** Clears all alarms, as `etcdctl alarm disarm` does. */
+  async disarm(): Promise<void> {
+    const { alarms } = await this.#client.maintenance.alarm({ action: "Get" });
+    for (const { memberID, alarm } of alarms) {
+      await this.#client.maintenance.alarm({ action: "Deactivate", memberID, alarm });
+    }
+  }
+
   /** A lease that nobody keeps alive. */
   async leaseGrant(ttl: number): Promise<string> {
     return (await this.#lease.leaseGrant({ TTL: ttl })).ID;
@@ -124,11 +142,6 @@ export class EtcdDoor implements AsyncDisposable {
   /** The server's version, such as `3.6.16`. */
   async version(): Promise<string> {
     return (await this.#client.maintenance.status()).version;
-  }
-
-  /** Of this server. */
-  async defragment(): Promise<void> {
-    await this.#client.maintenance.defragment();
   }
 
   /** Raises the alarm that a full database raises: writes are refused until it is cleared. */

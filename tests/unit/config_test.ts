@@ -24,6 +24,10 @@ const right: StartFlags = {
   oversize: "split",
   maxDeletes: "1000",
   freshTimeout: "10s",
+  walRetention: "1d",
+  historyRetention: "never",
+  eventRetention: "90s",
+  walLimit: "1000000",
 };
 
 Deno.test("readConfig() reads what is right", strict, () => {
@@ -39,7 +43,10 @@ Deno.test("readConfig() reads what is right", strict, () => {
     refuseOversize: false,
     maxDeletes: 1_000,
     freshTimeoutMs: 10_000,
+    retention: { walMs: 86_400_000, historyMs: null, eventMs: 90_000 },
+    walLimit: 1_000_000,
   });
+  assert.equal(readConfig({ ...right, walLimit: "never" }).walLimit, null);
   assert.equal(readConfig({ ...right, rescanAfter: "never" }).rescanAfter, null);
   assert.equal(readConfig({ ...right, oversize: "refuse" }).refuseOversize, true);
   assert.equal(readConfig({ ...right, postgresDsn: "postgresql:///app?host=/run" }).schema, "public");
@@ -123,11 +130,19 @@ const wrong: [Partial<StartFlags>, string][] = [
   [{ oversize: "drop" }, "Cannot read 'oversize': wanted one of 'split', 'refuse', got 'drop'"],
   [
     { freshTimeout: "10" },
-    "Cannot read 'fresh-timeout': wanted a number and ms, s, m, h or d, from 1s, got '10'",
+    "Cannot read 'fresh-timeout': wanted a duration such as '30s', '15m', '12h' or '7d', got '10'",
   ],
   [
-    { freshTimeout: "999ms" },
-    "Cannot read 'fresh-timeout': wanted a number and ms, s, m, h or d, from 1s, got '999ms'",
+    { walRetention: "7 days" },
+    "Cannot read 'wal-retention': wanted a duration such as '30s', '15m', '12h' or '7d', got '7 days'",
+  ],
+  [
+    { historyRetention: "0d" },
+    "Cannot read 'history-retention': wanted a duration such as '30s', '15m', '12h' or '7d', got '0d'",
+  ],
+  [
+    { walLimit: "999" },
+    "Cannot read 'wal-limit': wanted an integer from 1000 to 9007199254740991, got '999'",
   ],
   [
     { maxDeletes: "2147483648" },

@@ -27,15 +27,29 @@ Deno.test("events up to the position are dropped, and the batch ends at the last
   assert.equal(inbox.take(PLENTY), null);
 });
 
-Deno.test("a fragment's events are not there before the response that closes them", strict, () => {
+Deno.test("a fragment's last revision is not there before what closes it", strict, () => {
   const inbox = new Inbox(0, false);
-  inbox.events([event(1), event(2)], true);
-  assert.equal(inbox.take(PLENTY), null);
+  const taken = () => {
+    const batch = inbox.take(PLENTY);
+    return batch && [revisions(batch), batch.to];
+  };
+  inbox.events([event(2)], true);
+  assert.equal(taken(), null);
   inbox.progress(2, 0); // cannot be believed while a revision is open
-  assert.equal(inbox.take(PLENTY), null);
-  inbox.events([event(2)], false);
-  const batch = inbox.take(PLENTY);
-  assert.deepEqual([revisions(batch), batch?.to], [[1, 2, 2], 2]);
+  assert.equal(taken(), null);
+  inbox.events([event(2), event(3), event(4)], true); // a later revision closes it
+  assert.deepEqual(taken(), [[2, 2, 3], 3]);
+  inbox.events([event(4)], true);
+  assert.equal(taken(), null);
+  inbox.events([event(4)], false); // so does a response that is no fragment
+  assert.deepEqual(taken(), [[4, 4, 4], 4]);
+});
+
+Deno.test("the bytes of a response in fragments are bounded as any others", strict, () => {
+  const inbox = new Inbox(0, false);
+  for (let revision = 1; revision <= 10; revision++) inbox.events([event(revision, 1_000)], true);
+  assert.ok(inbox.bytes >= 9_000);
+  assert.equal(inbox.take(5_000)?.to, 4);
 });
 
 Deno.test("progress moves the position, after the events before it", strict, () => {

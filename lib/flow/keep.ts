@@ -1,0 +1,151 @@
+/**
+ * Housekeeping, on a session of its own: what is old goes, in small steps that are committed one by one and spread in time; and
+ * writers are told how much more may wait. One instance does it, with or without an etcd to lead with. Nothing here needs the
+ * fence: what may go is decided by what is committed (sql/008_keep.sql), whoever looks.
+ */
+import { sentence } from "../errors.ts";
+import { Backoff, sleep } from "../lifecycle.ts";
+import { Session } from "../postgres/client.ts";
+import {
+  isKeeper,
+  mark,
+  type Retention,
+  roomForWriters,
+  trimEvents,
+  trimHistory,
+  trimWal,
+} from "../postgres/keep.ts";
+import { readStream, writeEvent } from "../postgres/state.ts";
+import type { Stream } from "../stream.ts";
+
+const STANDBY_MS = 5_000;
+const LIMIT_EVERY_MS = 1_000;
+const MOST_OFTEN_MS = 1_000;
+const LEAST_PAUSE_MS = 20;
+const MINUTE_MS = 60_000;
+
+/** Runs until `signal` aborts. What it cannot do now it does later. */
+export async function keep(stream: Stream, signal: AbortSignal): Promise<void> {
+  const backoff = new Backoff();
+  while (!signal.aborted) {
+    try {
+      await using session = await Session.open(stream.postgres);
+      // a step that hangs must not hold up a stop; cut off, it is done or it is not
+      signal.addEventListener("abort", () => void session[Symbol.asyncDispose](), { once: true });
+      while (!signal.aborted && !await isKeeper(session)) await sleep(STANDBY_MS, signal);
+      await keepOn(stream, session, signal, () => backoff.reset());
+    } catch (error) {
+      if (signal.aborted) return;
+      const level = backoff.attempts === 0 ? "warn" : "debug"; // one line an episode
+      stream.log[level]({ error: sentence(error) }, "retention and the limit of the WAL wait; trying on");
+      await backoff.pause(signal);
+    }
+  }
+}
+
+async function keepOn(
+  stream: Stream,
+  session: Session,
+  signal: AbortSignal,
+  done: () => void,
+): Promise<void> {
+  const limit = new WalLimit(stream, session);
+  const tasks = retentionTasks(session, stream.settings.retention);
+  while (!signal.aborted) {
+    const began = performance.now();
+    await limit.check(began);
+    await nextStep(tasks, began);
+    done();
+    const now = performance.now();
+    const pause = tasks.some((task) => task.steps)
+      ? now - began // half of the time at most
+      : Math.min(limit.due, now + MINUTE_MS, ...tasks.map((task) => task.due)) - now;
+    await sleep(Math.max(LEAST_PAUSE_MS, pause), signal);
+  }
+}
+
+/** Something that is walked through in steps, every so often. */
+interface Task {
+  everyMs: number;
+  /** In `performance.now()`'s time. */
+  due: number;
+  begin: () => AsyncGenerator<void>;
+  steps?: AsyncGenerator<void>;
+}
+
+function retentionTasks(session: Session, retention: Retention): Task[] {
+  const { walMs, historyMs, eventMs } = retention;
+  // as precise as a fiftieth of the time that is kept
+  const often = (ms: number | null, most: number) =>
+    Math.min(Math.max(MOST_OFTEN_MS, (ms ?? Infinity) / 50), most);
+  const markEvery = Math.min(often(walMs, 10 * MINUTE_MS), often(historyMs, 10 * MINUTE_MS));
+  const task = (everyMs: number, begin: Task["begin"]): Task => ({ everyMs, due: 0, begin });
+  async function* marks(): AsyncGenerator<void> {
+    await mark(session, markEvery, historyMs);
+    yield;
+  }
+  const tasks: Task[] = [];
+  // a mark is passed soon after it was made: looked at more often than one is made
+  if (walMs !== null || historyMs !== null) tasks.push(task(Math.max(MOST_OFTEN_MS, markEvery / 10), marks));
+  if (walMs !== null) tasks.push(task(often(walMs, 10 * MINUTE_MS), () => trimWal(session, retention)));
+  // each walks through the whole archive
+  if (historyMs !== null) {
+    tasks.push(task(often(historyMs, 360 * MINUTE_MS), () => trimHistory(session, retention)));
+  }
+  if (eventMs !== null) {
+    tasks.push(task(often(eventMs, 360 * MINUTE_MS), () => trimEvents(session, retention)));
+  }
+  return tasks;
+}
+
+/** One step of one task. */
+async function nextStep(tasks: Task[], now: number): Promise<void> {
+  const task = tasks.find((task) => task.steps || task.due <= now);
+  if (!task) return;
+  task.steps ??= task.begin();
+  const step = await task.steps.next();
+  tasks.push(...tasks.splice(tasks.indexOf(task), 1)); // the others have their turn
+  if (!step.done) return;
+  task.steps = undefined;
+  task.due = now + task.everyMs;
+}
+
+/** Tells writers how many more rows may wait, and people when there are many. */
+class WalLimit {
+  due = 0;
+  readonly #stream: Stream;
+  readonly #session: Session;
+  #told: "wal-filling" | "wal-full" | null = null;
+
+  constructor(stream: Stream, session: Session) {
+    this.#stream = stream;
+    this.#session = session;
+  }
+
+  async check(now: number): Promise<void> {
+    if (now < this.due) return;
+    const limit = this.#stream.settings.walLimit;
+    const waiting = await roomForWriters(this.#session, limit);
+    // counting a long queue takes a while: a twentieth of the time at most
+    this.due = now + Math.max(LIMIT_EVERY_MS, 20 * (performance.now() - now));
+    if (limit === null || waiting === null) this.due = Infinity;
+    else await this.#tell(waiting, limit);
+  }
+
+  /** Once an episode; it is over when half of the limit is free. */
+  async #tell(waiting: number, limit: number): Promise<void> {
+    if (waiting < limit / 2) this.#told = null;
+    const kind = waiting >= limit ? "wal-full" : waiting >= limit * 0.8 ? "wal-filling" : null;
+    if (kind === null || kind === this.#told || this.#told === "wal-full") return;
+    this.#told = kind;
+    const detail = { waiting, limit };
+    this.#stream.log.warn(
+      detail,
+      kind === "wal-full"
+        ? "the WAL is full: new writes from SQL are refused until etcd has taken some"
+        : "the WAL fills: at its limit new writes from SQL are refused",
+    );
+    const { timeline } = await readStream(this.#session);
+    await writeEvent(this.#session, kind, timeline, { detail });
+  }
+}
