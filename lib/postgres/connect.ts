@@ -1,7 +1,6 @@
 /** Connecting: the hosts of a DSN in their order, with TLS or without, up to one that takes writes. */
 import { Buffer } from "node:buffer";
 import { isIP } from "node:net";
-import process from "node:process";
 import tls from "node:tls";
 // @ts-types="@types/pg"
 import pg from "pg";
@@ -19,6 +18,7 @@ export class ConnectionError extends Error {
 }
 
 const READ_ONLY = "25006";
+const NO_PASSWORD = "28P01";
 const SQLSTATE = /^[0-9A-Z]{5}$/;
 
 export interface Connected {
@@ -30,8 +30,8 @@ export interface Connected {
  * A connection to the first host that answers in time and takes writes. One that refuses the user is not passed over, as
  * in libpq: the next would get the password too.
  * @param first is tried before the others: the one that was right the last time
- * @throws {ConnectionError} no host takes writes
- * @throws {Fatal} no password, or a pooler stands in between
+ * @throws {ConnectionError} no host takes writes, or there is no password
+ * @throws {Fatal} a pooler stands in between
  */
 export async function connect(
   target: PostgresTarget,
@@ -180,12 +180,13 @@ async function passwordFromFile(host: PostgresHost, target: PostgresTarget): Pro
     pgpass({ ...host, user, database }, resolve)
   );
   if (password !== undefined) return password;
-  throw new Fatal(
-    "permission",
-    `Cannot use PostgreSQL at '${hostText(host)}': it asks for a password of user '${user}'; ` +
-      `give one in the DSN, in PGPASSWORD or in a password file (PGPASSFILE, else ${
-        process.env.HOME ? "~/.pgpass" : "none"
-      })`,
+  throw new ConnectionError(
+    `'${
+      hostText(host)
+    }' asks for a password of user '${user}'; give one in the DSN, in PGPASSWORD or in the ` +
+      "password file (PGPASSFILE, else ~/.pgpass)",
+    undefined,
+    NO_PASSWORD,
   );
 }
 
