@@ -45,12 +45,19 @@ interface Pool {
 
 /** One channel to etcd. The watch has one of its own, so that a page never waits behind events. */
 export class EtcdClient {
-  readonly #client: Etcd3;
-  readonly #pool: Pool;
+  readonly #options: EtcdOptions;
+  #client: Etcd3;
+  #closed = false;
 
   constructor(options: EtcdOptions) {
+    this.#options = options;
+    this.#client = this.#open();
+  }
+
+  #open(): Etcd3 {
+    const options = this.#options;
     const scheme = options.tls ? "https" : "http";
-    this.#client = new Etcd3({
+    return new Etcd3({
       hosts: options.endpoints.map((endpoint) => `${scheme}://${endpoint}`),
       ...(options.tls && {
         credentials: {
@@ -65,6 +72,8 @@ export class EtcdClient {
       grpcOptions: {
         "grpc.max_receive_message_length": MAX_RECEIVE_BYTES,
         "grpc.max_send_message_length": MAX_RECEIVE_BYTES,
+        // grpc would repeat a call that cannot be started for ever, without a pause: see #renewed
+        "grpc.enable_retries": 0,
         "grpc.use_local_subchannel_pool": 1,
         "grpc.keepalive_time_ms": 10_000,
         "grpc.keepalive_timeout_ms": 5_000,
@@ -72,7 +81,20 @@ export class EtcdClient {
         "grpc.max_reconnect_backoff_ms": 1_000,
       },
     });
-    this.#pool = (this.#client as unknown as { pool: Pool }).pool;
+  }
+
+  get #pool(): Pool {
+    return (this.#client as unknown as { pool: Pool }).pool;
+  }
+
+  /**
+   * A connection that ends in the moment in which it is made is kept by grpc-js as one that works, for ever: every call
+   * on it fails as INTERNAL. Only another channel gets away from it.
+   */
+  #renewed(failed: Etcd3, code: grpc.status | undefined): void {
+    if (code !== grpc.status.INTERNAL || this.#closed || this.#client !== failed) return;
+    this.#client = this.#open();
+    failed.close();
   }
 
   /**
@@ -85,6 +107,7 @@ export class EtcdClient {
     request: unknown,
     { decode, timeoutMs = CALL_TIMEOUT_MS }: { decode?: (bytes: Buffer) => Answer; timeoutMs?: number } = {},
   ): Promise<Answer> {
+    const used = this.#client;
     const result = await this.#connected(service, ({ client, metadata }) => {
       const definition = client.constructor.service[method];
       return new Promise<{ error: grpc.ServiceError | null; answer?: unknown }>((resolve) => {
@@ -100,6 +123,7 @@ export class EtcdClient {
       });
     });
     if (result.error === null) return result.answer as Answer;
+    this.#renewed(used, result.error.code);
     throw this.#error(result.error);
   }
 
@@ -109,14 +133,17 @@ export class EtcdClient {
     method: string,
     decode: (bytes: Buffer) => Answer,
   ): Promise<grpc.ClientDuplexStream<Request, Answer>> {
+    const used = this.#client;
     return this.#connected(service, ({ client, metadata }) => {
       const definition = client.constructor.service[method];
-      return client.makeBidiStreamRequest(
+      const stream: grpc.ClientDuplexStream<Request, Answer> = client.makeBidiStreamRequest(
         definition.path,
         definition.requestSerialize as grpc.serialize<Request>,
         decode,
         withLeader(metadata),
       );
+      stream.on("error", ({ code }: Partial<grpc.ServiceError>) => this.#renewed(used, code));
+      return stream;
     });
   }
 
@@ -126,6 +153,7 @@ export class EtcdClient {
   }
 
   close(): void {
+    this.#closed = true;
     this.#client.close();
   }
 
