@@ -36,6 +36,16 @@ export interface PostgresOptions {
 }
 
 const LOCK_NOT_AVAILABLE = "55P03";
+const CONNECTION_FAILURE = "08006";
+
+/** pg's own errors, of connections that end or are not made in time, are plain and have no code. */
+function withCode(error: unknown): unknown {
+  if (error instanceof Error && error.constructor === Error && !("code" in error)) {
+    return Object.assign(error, { code: CONNECTION_FAILURE });
+  }
+  return error;
+}
+
 /** A server that does not answer cannot hold up a stop. */
 const CLOSE_TIMEOUT_MS = 2_000;
 
@@ -75,7 +85,7 @@ export class Session implements AsyncDisposable {
       await client.query("set lock_timeout to '1s'");
     } catch (error) {
       await client.end().catch(() => {});
-      throw error;
+      throw withCode(error);
     }
     return session;
   }
@@ -103,7 +113,9 @@ export class Session implements AsyncDisposable {
       try {
         return (await this.#client.query<Row>({ name, text, values })).rows;
       } catch (error) {
-        if ((error as { code?: string }).code !== LOCK_NOT_AVAILABLE || this.#inTransaction) throw error;
+        if ((error as { code?: string }).code !== LOCK_NOT_AVAILABLE || this.#inTransaction) {
+          throw withCode(error);
+        }
         if (attempt === 0) await this.#tellBlockers();
       }
     }

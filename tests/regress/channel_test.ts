@@ -5,6 +5,7 @@ import { readKey } from "../../lib/etcd/kv.ts";
 import { Proxy } from "../robustness/proxy.ts";
 import { parseEtcdDsn } from "../support/etcd.ts";
 import { eventually, pause } from "../support/eventually.ts";
+import { runProgram } from "../support/program.ts";
 import { makeWorld } from "../support/world.ts";
 
 // grpc-js took a connection that was closed as soon as it was made for one that works, and repeated the call on it without
@@ -27,4 +28,21 @@ Deno.test("connections that are closed as soon as they are made: the next one is
     proxy.heal();
     assert.ok(await eventually(() => read()));
   }
+});
+
+// it was taken for an error of the program (exit code 4), which a service manager need not try again
+Deno.test("a PostgreSQL that closes connections as they are made is a connection error", async () => {
+  await using world = await makeWorld();
+  await using proxy = Proxy.listen(Number(new URL(world.postgresDsn).port));
+  proxy.refuse();
+  const dsn = new URL(world.postgresDsn);
+  dsn.port = String(proxy.port);
+  const { code, stderr } = await runProgram([
+    "start",
+    "--postgres-dsn",
+    dsn.href,
+    "--etcd-dsn",
+    world.etcdDsn,
+  ]);
+  assert.equal(code, 2, stderr);
 });
