@@ -27,6 +27,8 @@ const CONNECT_TIMEOUT_MS = 3_000;
 const REASON_TIMEOUT_MS = 500;
 
 const CHANNEL_OPTIONS: grpc.ChannelOptions = {
+  // grpc-js repeats a call that cannot be started for ever and without a pause, where the connection died as it was made
+  "grpc.enable_retries": 0,
   "grpc.max_receive_message_length": MAX_RECEIVE_BYTES,
   "grpc.max_send_message_length": MAX_SEND_BYTES,
   "grpc.use_local_subchannel_pool": 1,

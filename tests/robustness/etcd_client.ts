@@ -15,7 +15,7 @@ export interface EtcdRecord {
 
 /** Writes until the traffic ends; its leases are revoked then, so that all is quiet after it. */
 export async function etcdClient(dsn: string, traffic: Traffic): Promise<EtcdRecord> {
-  await using door = new EtcdDoor(dsn);
+  let door = new EtcdDoor(dsn);
   const record: EtcdRecord = { acknowledged: [], errors: 0 };
   const leases: string[] = [];
   for (let n = 0; traffic.going(); n++) {
@@ -24,12 +24,15 @@ export async function etcdClient(dsn: string, traffic: Traffic): Promise<EtcdRec
       if (revision) record.acknowledged.push({ revision, at: Date.now() });
     } catch {
       record.errors++;
+      await door[Symbol.asyncDispose]();
+      door = new EtcdDoor(dsn);
       await pause(100);
     }
     await think(traffic.random);
     await pause(20);
   }
   for (const lease of leases) await eventually(() => revoked(door, lease), { timeoutMs: 60_000 });
+  await door[Symbol.asyncDispose]();
   return record;
 }
 

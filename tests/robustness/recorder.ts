@@ -22,7 +22,7 @@ export class Recorder implements AsyncDisposable {
   taken = 0;
   readonly #events: Event[] = [];
   readonly #site: Site;
-  readonly #door: EtcdDoor;
+  #door: EtcdDoor;
   readonly #recording: Promise<unknown>;
   #position = 0;
   #logging: Promise<number> | undefined;
@@ -90,9 +90,14 @@ export class Recorder implements AsyncDisposable {
 
   async #logAll(): Promise<void> {
     while (!this.#stop) {
-      await this.logUpToNow().catch(() => {}); // etcd is down
+      await this.logUpToNow().catch(() => this.#reopen()); // etcd is down
       await pause(100);
     }
+  }
+
+  async #reopen(): Promise<void> {
+    await this.#door[Symbol.asyncDispose]();
+    this.#door = new EtcdDoor(this.#site.etcd.dsn);
   }
 
   async #log(): Promise<number> {

@@ -10,7 +10,6 @@ import {
   type IWatchResponse,
   KVClient,
   LeaseClient,
-  WatchClient,
 } from "etcd3";
 
 export type Bytes = string | Uint8Array;
@@ -54,7 +53,6 @@ export class EtcdDoor implements AsyncDisposable {
   readonly #client: Etcd3;
   readonly #kv: KVClient;
   readonly #lease: LeaseClient;
-  readonly #watch: WatchClient;
 
   /** For what has no method here: users and roles. */
   get client(): Etcd3 {
@@ -69,6 +67,7 @@ export class EtcdDoor implements AsyncDisposable {
       grpcOptions: {
         "grpc.max_receive_message_length": -1,
         "grpc.enable_http_proxy": 0,
+        "grpc.enable_retries": 0,
         // a server that was restarted is found again at once
         "grpc.initial_reconnect_backoff_ms": 50,
         "grpc.max_reconnect_backoff_ms": 200,
@@ -78,7 +77,6 @@ export class EtcdDoor implements AsyncDisposable {
     const pool = this.#client["pool"];
     this.#kv = new KVClient(pool);
     this.#lease = new LeaseClient(pool);
-    this.#watch = new WatchClient(pool);
   }
 
   async put(key: Bytes, value: Bytes, { lease }: { lease?: string } = {}): Promise<number> {
@@ -180,7 +178,7 @@ export class EtcdDoor implements AsyncDisposable {
   }
 
   async #eventsUpTo(last: number, start: number): Promise<Event[]> {
-    const stream = await this.#watch.watch() as unknown as WatchStream;
+    const stream = await this.#openWatch();
     const ended = new Promise<void>((resolve) => stream.on("close", resolve));
     try {
       stream.write({ create_request: { ...keyRange(""), start_revision: start } });
@@ -189,6 +187,15 @@ export class EtcdDoor implements AsyncDisposable {
       stream.cancel();
       await ended;
     }
+  }
+
+  /** As etcd3's own, which hands a stream over only after it can have failed, with nobody to hear it. */
+  #openWatch(): Promise<WatchStream> {
+    return this.#client["pool"].withConnection("Watch" as never, ({ client, metadata }) => {
+      const stream = (client as unknown as { watch(metadata: unknown): WatchStream }).watch(metadata);
+      stream.on("error", () => {}); // it reaches the reader through the iterator
+      return stream;
+    }) as unknown as Promise<WatchStream>;
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -206,7 +213,6 @@ interface WatchStream extends AsyncIterable<IWatchResponse> {
 
 async function collect(stream: WatchStream, last: number): Promise<Event[]> {
   const all: Event[] = [];
-  stream.on("error", () => {});
   for await (const response of stream) {
     if (response.canceled) {
       throw new Error(

@@ -1,0 +1,48 @@
+/** Bugs that were, in the channels to etcd. */
+import assert from "node:assert/strict";
+import { EtcdClient } from "../../lib/etcd/client.ts";
+import { readKey } from "../../lib/etcd/kv.ts";
+import { Proxy } from "../robustness/proxy.ts";
+import { parseEtcdDsn } from "../support/etcd.ts";
+import { eventually, pause } from "../support/eventually.ts";
+import { runProgram } from "../support/program.ts";
+import { makeWorld } from "../support/world.ts";
+
+// grpc-js took a connection that was closed as soon as it was made for one that works, and repeated the call on it without
+// a pause: the program stood still, and its memory grew until it was killed
+Deno.test("connections that are closed as soon as they are made: the next one is used", async () => {
+  await using world = await makeWorld();
+  const [host] = parseEtcdDsn(world.etcdDsn).hosts;
+  await using proxy = Proxy.listen(Number(host.split(":")[1]));
+  const client = new EtcdClient({ endpoints: [`127.0.0.1:${proxy.port}`] });
+  using _ = { [Symbol.dispose]: () => client.close() };
+  const read = () => readKey(client, new TextEncoder().encode(world.key("a")));
+  await read();
+  for (let i = 0; i < 10; i++) {
+    proxy.refuse();
+    proxy.cut();
+    for (let call = 0; call < 5; call++) {
+      await read().catch(() => {});
+      await pause(20); // grpc connects again meanwhile
+    }
+    proxy.heal();
+    assert.ok(await eventually(() => read()));
+  }
+});
+
+// it was taken for an error of the program (exit code 4), which a service manager need not try again
+Deno.test("a PostgreSQL that closes connections as they are made is a connection error", async () => {
+  await using world = await makeWorld();
+  await using proxy = Proxy.listen(Number(new URL(world.postgresDsn).port));
+  proxy.refuse();
+  const dsn = new URL(world.postgresDsn);
+  dsn.port = String(proxy.port);
+  const { code, stderr } = await runProgram([
+    "start",
+    "--postgres-dsn",
+    dsn.href,
+    "--etcd-dsn",
+    world.etcdDsn,
+  ]);
+  assert.equal(code, 2, stderr);
+});
