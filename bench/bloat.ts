@@ -71,10 +71,8 @@ try {
   await ensureStream(main, { stream: "default", prefix, prefixText: "/", plainPrefix: "/" });
   await main.script("update etcd_sync_state set state = 'streaming', revision = 10");
   await sizes(main, "before");
-  for (let round = 1; round <= rounds; round++) await once(round);
-  for (const session of [main, a, b, d]) await session[Symbol.asyncDispose]();
 
-  async function once(round: number): Promise<void> {
+  const once = async (round: number): Promise<void> => {
     const began = performance.now();
     await Promise.all([a.script(write(0)), b.script(write(rows / 2)), d.script(drain)]);
     console.log(`${rows} rows in ${Math.round((performance.now() - began) / 1000)} s`);
@@ -102,7 +100,10 @@ try {
       if (dead < rows / 100) break;
     }
     await sizes(main, `round ${round}: after retention and autovacuum`);
-  }
+  };
+
+  for (let round = 1; round <= rounds; round++) await once(round);
+  for (const session of [main, a, b, d]) await session[Symbol.asyncDispose]();
 } finally {
   await server.stop();
   await Deno.remove(dir, { recursive: true }).catch(() => {});
