@@ -34,9 +34,14 @@ function spawn(args: string[], env: Record<string, string>, { root, binary } = t
   }).spawn();
 }
 
-/** Runs one command of the program to its end. */
+/** Where a command is to end by itself, and goes on instead, the test is to fail. */
+const LONGEST_RUN_MS = 60_000;
+
+/** Runs one command of the program to its end; SIGKILL after a minute. */
 export async function runProgram(args: string[], env: Record<string, string> = {}) {
-  const { code, stdout, stderr } = await spawn(args, env).output();
+  const child = spawn(args, env);
+  const timer = setTimeout(() => child.kill("SIGKILL"), LONGEST_RUN_MS);
+  const { code, stdout, stderr } = await child.output().finally(() => clearTimeout(timer));
   const decoder = new TextDecoder();
   return { code, stdout: decoder.decode(stdout), stderr: decoder.decode(stderr) };
 }
