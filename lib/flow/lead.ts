@@ -38,12 +38,16 @@ export async function lead(stream: Stream, signal: AbortSignal): Promise<Leaders
   const holder = crypto.randomUUID();
   const taken = await waitForPlace(stream, session, holder, signal);
   const place: Place = { epoch: taken.epoch, holder };
-  const mirror = opened.use(await Session.open(stream.postgres));
-  const drain = opened.use(await Session.open(stream.postgres));
   const lost = new AbortController();
   opened.defer(async () => {
     if (!lost.signal.aborted) await leavePlace(session, place).catch(() => {});
   });
+  const mirror = opened.use(await Session.open(stream.postgres));
+  const drain = opened.use(await Session.open(stream.postgres));
+  // who has lost the place waits for no answer any more
+  lost.signal.addEventListener("abort", () => {
+    for (const each of [session, mirror, drain]) each.abandon(lost.signal.reason);
+  }, { once: true });
   const clock = new ServerClock();
   const pids = [session, mirror, drain].map((s) => s.pid);
   opened.use(renewing(session, { place, streamId: taken.streamId, pids, clock }, lost));
