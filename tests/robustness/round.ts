@@ -105,6 +105,6 @@ async function injectAll(
     // what it is on may be down just now
     const done = await FAULTS[name].inject({ ...scene, last }).then(() => name, () => `${name}!`);
     injected.set(done, (injected.get(done) ?? 0) + 1);
-    await last(100, 2_500);
+    await last(300, 4_000);
   }
 }
