@@ -31,6 +31,8 @@ interface Lane {
   /** Set while bytes are held; resolves when they are released. */
   held?: PromiseWithResolvers<void>;
   swallowing?: PromiseWithResolvers<void>;
+  /** So many chunks still pass before the lane is held. */
+  countdown?: { left: number; reached: PromiseWithResolvers<void> };
   slow?: Slowness;
 }
 
@@ -79,11 +81,19 @@ export class Proxy implements AsyncDisposable {
     for (const lane of this.#some(directions)) lane.held ??= Promise.withResolvers();
   }
 
+  /** Holds one direction once so many chunks (about: messages) have passed; resolves when the next one waits. */
+  holdAfter(direction: Direction, chunks: number): Promise<void> {
+    const reached = Promise.withResolvers<void>();
+    this.#lanes[direction].countdown = { left: chunks, reached };
+    return reached.promise;
+  }
+
   /** What was held goes on its way, in order, also where its sender is gone. */
   release(...directions: Direction[]): void {
     for (const lane of this.#some(directions)) {
       lane.held?.resolve();
       lane.held = undefined;
+      lane.countdown = undefined;
     }
   }
 
@@ -215,6 +225,10 @@ class Link {
     for (;;) {
       const bytes = await queue.shift();
       const count = bytes?.length ?? 0;
+      if (lane.countdown && bytes !== null && lane.countdown.left-- <= 0) {
+        lane.held ??= Promise.withResolvers();
+        lane.countdown.reached.resolve();
+      }
       if (lane.slow) await this.#dawdle(lane.slow, bytes?.length ?? 0);
       for (; lane.held && !this.#closed; linger = LINGER_MS) await lane.held.promise;
       this.waiting[direction] -= count;
