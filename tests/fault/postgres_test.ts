@@ -275,4 +275,3 @@ Deno.test("PostgreSQL's session settings are what the program needs", strict, as
   await eventually(async () => (await named()).length === 4);
   assert.deepEqual(new Set(await named()), new Set(["etcd-pg-sync default"]));
 });
-});
