@@ -51,6 +51,7 @@ const SYSTEM = new Set([
 const GRPC: Partial<Record<grpc.status, ExitKind>> = {
   [grpc.status.UNAVAILABLE]: "connection",
   [grpc.status.DEADLINE_EXCEEDED]: "connection",
+  [grpc.status.INTERNAL]: "connection", // grpc-js's own, of a connection that broke under a call
   [grpc.status.UNAUTHENTICATED]: "permission",
   [grpc.status.PERMISSION_DENIED]: "permission",
 };
