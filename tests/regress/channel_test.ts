@@ -1,6 +1,8 @@
 /** Bugs that were, in the channels to etcd. */
 import assert from "node:assert/strict";
-import { EtcdClient } from "../../lib/etcd/client.ts";
+import * as grpc from "@grpc/grpc-js";
+import { kindOf } from "../../lib/errors.ts";
+import { EtcdClient, EtcdError } from "../../lib/etcd/client.ts";
 import { readKey } from "../../lib/etcd/kv.ts";
 import { Proxy } from "../robustness/proxy.ts";
 import { parseEtcdDsn } from "../support/etcd.ts";
@@ -45,4 +47,12 @@ Deno.test("a PostgreSQL that closes connections as they are made is a connection
     world.etcdDsn,
   ]);
   assert.equal(code, 2, stderr);
+});
+
+// the same of etcd: grpc calls it INTERNAL where the connection breaks under a call
+Deno.test("a connection to etcd that breaks under a call is a connection error", () => {
+  const kinds = [grpc.status.INTERNAL, grpc.status.UNAVAILABLE].map((code) =>
+    kindOf(new EtcdError(code, ""))
+  );
+  assert.deepEqual(kinds, ["connection", "connection"]);
 });

@@ -66,7 +66,7 @@ async function playSite(
     build: options.build,
     postgresBin: options.postgresBin,
     instances: dice.integer(2, 3),
-    cold: dice.pick([0, 500, 12_000]),
+    cold: dice.pick([0, 500, 32_000]),
   });
   await using recorder = new Recorder(site);
   for (let i = 0; i < ROUNDS_A_SITE && going(); i++) {

@@ -276,7 +276,8 @@ function walAndEtcd({ events, markers, wal }: Pick<Run, "events" | "markers" | "
     ) => [name(event.key, event.mod_revision), event]),
   );
   const claimed = new Map<string, number>();
-  for (const row of wal.filter(({ status, timeline }) => status === "success" && timeline === newest(wal))) {
+  const last = newest(wal);
+  for (const row of wal.filter(({ status, timeline }) => status === "success" && timeline === last)) {
     const at = name(row.key, row.result_revision ?? -1);
     const other = claimed.get(at);
     if (other !== undefined) {
@@ -329,7 +330,7 @@ function walAndEtcd({ events, markers, wal }: Pick<Run, "events" | "markers" | "
 }
 
 function newest(wal: WalEntry[]): number {
-  return Math.max(0, ...wal.map(({ timeline }) => timeline));
+  return wal.reduce((most, { timeline }) => Math.max(most, timeline), 0);
 }
 
 function endOfHistory({ events, snapshots }: Pick<Run, "events" | "snapshots">): Violation[] {
@@ -416,7 +417,8 @@ function inOrder(wal: WalEntry[], clients: ClientTransaction[]): Violation[] {
 export function etcdWins({ events, markers, wal }: Pick<Run, "events" | "markers" | "wal">): Violation[] {
   const batches = new Set(markers.filter(({ bump }) => !bump).map(({ revision }) => revision));
   const byKey = Map.groupBy(events, ({ key }) => key);
-  const rows = wal.filter(({ timeline }) => timeline === newest(wal));
+  const last = newest(wal);
+  const rows = wal.filter(({ timeline }) => timeline === last);
   const violations: Violation[] = [];
   for (const row of rows.filter(({ status }) => status === "success")) {
     const since = unseen(row, byKey.get(row.key) ?? []).filter((event) =>
