@@ -22,6 +22,8 @@ create table etcd_sync_state (
   probe_key text,                        -- the newest mirrored row, by which a replaced history shows
   probe_revision bigint,
   history_from bigint,                   -- etcd_at() answers from here on
+  retained_timeline bigint not null default 1, -- history before (retained_timeline, retained_revision) may be gone
+  retained_revision bigint not null default 0,
   fresh_at timestamptz,
   updated_at timestamptz not null default now()
 ) with (fillfactor = 50);
@@ -44,7 +46,9 @@ create table etcd_sync_gate (
   max_deletes integer not null default 1000,
   max_txn_rows integer not null default 127,
   max_txn_bytes integer not null default 1500000,
-  refuse_oversize boolean not null default false
+  refuse_oversize boolean not null default false,
+  refuse_after bigint not null default 9223372036854775807, -- the last ticket that the WAL has room for
+  wal_limit bigint                       -- of pending rows; null = never
 );
 
 create table etcd_sync_event (

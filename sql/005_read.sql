@@ -32,6 +32,11 @@ begin
   if wanted = state.timeline then
     first_known := greatest(first_known, state.history_from);
   end if;
+  if wanted = state.retained_timeline and state.retained_revision > 0 then
+    first_known := state.retained_revision; -- the mirror was whole there; events before it may be gone
+  elsif wanted < state.retained_timeline then
+    first_known := null;
+  end if;
   if wanted = state.timeline and state.state in ('streaming', 'draining') then
     last_known := state.revision;
   else

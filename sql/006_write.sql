@@ -33,7 +33,7 @@ $$;
 -- A base that is given (OLD.revision) was read by an earlier snapshot: it alone says what was seen. With the gate's
 -- newer one an own write between the two would count as seen and the row would conflict with it.
 create function etcd_wal_seen(_key text, _bytes integer, _base bigint)
-returns table (timeline bigint, revision bigint, seen_revision bigint, present boolean, parked boolean)
+returns table (timeline bigint, revision bigint, seen_revision bigint, present boolean, parked boolean, room boolean)
 language sql stable as $$
   select
     case when coalesce(_base, k.revision, 0) = coalesce(k.revision, 0) then coalesce(k.timeline, g.timeline)
@@ -44,13 +44,29 @@ language sql stable as $$
       order by a.revision desc limit 1
     ), 0)) end,
     k.key is not null,
-    g.parked
+    g.parked,
+    g.refuse_after > coalesce(pg_catalog.pg_sequence_last_value('etcd_wal_id_seq'), 0)
   from etcd_sync_gate g
   left join etcd_kv k on k.key = _key
   where not g.one_way and octet_length(_key) <= g.max_key_bytes and _bytes <= g.max_value_bytes
     and (_key <> '' and starts_with(_key, g.prefix_text) and not starts_with(_key, '/_etcd-pg-sync/') and strpos(_key, '\x') = 0
       or etcd_wal_key_allowed(_key, g.prefix))
 $$;
+
+-- What has room is said by the housekeeping, etcd_keep_limit.
+create function etcd_wal_refuse_full(_key text) returns void
+language plpgsql set search_path from current as $$
+declare
+  wal_limit bigint := (select g.wal_limit from etcd_sync_gate g
+    where g.refuse_after <= coalesce(pg_sequence_last_value('etcd_wal_id_seq'), 0));
+begin
+  if wal_limit is not null then
+    raise exception using errcode = 'ZE013',
+      message = format('Cannot write key %L: the WAL is full, its limit are %s writes that wait for etcd (--wal-limit)',
+        case when length(_key) > 100 then left(_key, 100) || '…' else _key end, wal_limit),
+      hint = 'Try again when etcd-pg-sync has caught up; if it does not, its log says what it waits for.';
+  end if;
+end $$;
 
 -- Says why a write was refused.
 create function etcd_wal_refuse(_key text, _bytes integer, _insert boolean) returns void
@@ -186,9 +202,10 @@ begin
     select pg_current_xact_id(), transaction_timestamp(), _key, _value, _value_bytes, _tombstone, _keep_lease,
       s.timeline, s.revision, s.seen_revision, _strict
     from etcd_wal_seen(_key, _bytes, _base) s
-    where not (_insert and s.present) and (not s.parked or etcd_wal_wake())
+    where s.room and not (_insert and s.present) and (not s.parked or etcd_wal_wake())
     returning id into _id;
     if _id is null then
+      perform etcd_wal_refuse_full(_key);
       perform etcd_wal_refuse(_key, _bytes, _insert);
     end if;
     perform etcd_wal_header(_id, _id);
@@ -213,7 +230,8 @@ begin atomic
     and coalesce(octet_length(_value), octet_length(_value_bytes), 0) <= g.max_value_bytes
     and octet_length(_key) <= g.max_key_bytes and _key <> '' and strpos(_key, '\x') = 0
     and starts_with(_key, g.prefix_text) and not starts_with(_key, '/_etcd-pg-sync/')
-    and (k.key is not null or not g.deleted);
+    and (k.key is not null or not g.deleted)
+    and g.refuse_after > coalesce(pg_catalog.pg_sequence_last_value('etcd_wal_id_seq'), 0);
 end;
 
 -- Queues one write and returns its id. _base: null = what the mirror has now; else OLD.revision, or what
@@ -264,8 +282,9 @@ declare
   seen record;
 begin
   if etcd_wal_replace(new.key, new.value, new.value_bytes, new.tombstone, new.revision, new."strict", false, false) is null then
-    select * into seen from etcd_wal_seen(new.key, _bytes, new.revision) s where not s.parked or etcd_wal_wake();
+    select * into seen from etcd_wal_seen(new.key, _bytes, new.revision) s where s.room and (not s.parked or etcd_wal_wake());
     if not found then
+      perform etcd_wal_refuse_full(new.key);
       perform etcd_wal_refuse(new.key, _bytes, false);
     end if;
     perform etcd_wal_header(new.id, new.id);

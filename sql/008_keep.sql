@@ -23,14 +23,6 @@
 -- oldest running xid: a REPEATABLE READ transaction that has only read so far has none, and writes later by what it saw long
 -- ago. Nor at backend_xmin, which a role sees of its own sessions only. As VACUUM, this waits for old transactions.
 
-alter table etcd_sync_state
-  add column retained_timeline bigint not null default 1, -- history before (retained_timeline, retained_revision) may be gone
-  add column retained_revision bigint not null default 0;
-
-alter table etcd_sync_gate
-  add column refuse_after bigint not null default 9223372036854775807, -- the last ticket that the WAL has room for
-  add column wal_limit bigint;           -- of pending rows; null = never
-
 create table etcd_sync_mark (
   number bigint generated always as identity primary key,
   ts timestamptz not null default clock_timestamp(),
@@ -184,49 +176,6 @@ begin
   get diagnostics _removed = row_count;
 end $$;
 
--- As before, and nothing before what retention has left.
-create or replace function etcd_known_revision(_revision bigint, _timeline bigint) returns bigint
-language plpgsql stable security definer set search_path from current as $$
-declare
-  state etcd_sync_state;
-  wanted bigint;
-  last_known bigint;
-  first_known bigint;
-  gap record;
-begin
-  select * into state from etcd_sync_state;
-  wanted := coalesce(_timeline, state.timeline);
-  first_known := (select min(e.revision) from etcd_sync_event e where e.kind = 'caught-up' and e.timeline = wanted);
-  if wanted = state.timeline then
-    first_known := greatest(first_known, state.history_from);
-  end if;
-  if wanted = state.retained_timeline and state.retained_revision > 0 then
-    first_known := state.retained_revision; -- the mirror was whole there; events before it may be gone
-  elsif wanted < state.retained_timeline then
-    first_known := null;
-  end if;
-  if wanted = state.timeline and state.state in ('streaming', 'draining') then
-    last_known := state.revision;
-  else
-    last_known := (select max(e.revision) from etcd_sync_event e where e.kind = 'scan-started' and e.timeline = wanted);
-  end if;
-  if first_known is null or last_known is null or _revision not between first_known and last_known then
-    raise exception using errcode = 'ZE011', message = format('Cannot read revision %s of timeline %s: known are %s to %s',
-      _revision, wanted, coalesce(first_known::text, 'none'), coalesce(last_known::text, 'none'));
-  end if;
-  select started.revision as lower, min(ended.revision) as upper into gap
-  from etcd_sync_event started
-  left join etcd_sync_event ended on ended.kind = 'caught-up' and ended.timeline = started.timeline and ended.id > started.id
-  where started.kind = 'scan-started' and started.timeline = wanted and started.revision < _revision
-  group by started.id, started.revision having min(ended.revision) > _revision
-  limit 1;
-  if found then
-    raise exception using errcode = 'ZE011', message = format('Cannot read revision %s of timeline %s: what happened between %s and %s was not seen',
-      _revision, wanted, gap.lower, gap.upper);
-  end if;
-  return wanted;
-end $$;
-
 -- The limit of the WAL. Counting is not for writers: the leader counts what waits, and leaves the writers as many tickets as
 -- there is room. A ticket is drawn for each row, so as long as the last ticket is not past refuse_after at most wal_limit rows
 -- wait (a few more where transactions that had drawn theirs commit after the count), also where no program runs any more. A
@@ -263,115 +212,6 @@ begin
   return waiting;
 end $$;
 
-create function etcd_wal_refuse_full(_key text) returns void
-language plpgsql set search_path from current as $$
-declare
-  wal_limit bigint := (select g.wal_limit from etcd_sync_gate g
-    where g.refuse_after <= coalesce(pg_sequence_last_value('etcd_wal_id_seq'), 0));
-begin
-  if wal_limit is not null then
-    raise exception using errcode = 'ZE013',
-      message = format('Cannot write key %L: the WAL is full, its limit are %s writes that wait for etcd (--wal-limit)',
-        case when length(_key) > 100 then left(_key, 100) || '…' else _key end, wal_limit),
-      hint = 'Try again when etcd-pg-sync has caught up; if it does not, its log says what it waits for.';
-  end if;
-end $$;
-
--- As before, with `room`; what a caller does not ask for is not computed, since this is inlined.
-drop function etcd_wal_seen(text, integer, bigint);
-create function etcd_wal_seen(_key text, _bytes integer, _base bigint)
-returns table (timeline bigint, revision bigint, seen_revision bigint, present boolean, parked boolean, room boolean)
-language sql stable as $$
-  select
-    case when coalesce(_base, k.revision, 0) = coalesce(k.revision, 0) then coalesce(k.timeline, g.timeline)
-      else etcd_wal_base_timeline(_key, _base, g.timeline) end,
-    coalesce(_base, k.revision, 0),
-    case when _base > 0 then _base else greatest(g.seen_revision, coalesce(k.revision, (
-      select a.revision from etcd_archive a where a.timeline = g.timeline and a.key = _key
-      order by a.revision desc limit 1
-    ), 0)) end,
-    k.key is not null,
-    g.parked,
-    g.refuse_after > coalesce(pg_catalog.pg_sequence_last_value('etcd_wal_id_seq'), 0)
-  from etcd_sync_gate g
-  left join etcd_kv k on k.key = _key
-  where not g.one_way and octet_length(_key) <= g.max_key_bytes and _bytes <= g.max_value_bytes
-    and (_key <> '' and starts_with(_key, g.prefix_text) and not starts_with(_key, '/_etcd-pg-sync/') and strpos(_key, '\x') = 0
-      or etcd_wal_key_allowed(_key, g.prefix))
-$$;
-
--- As before, and no row where there is no room: then the slow path says so.
-create or replace function etcd_wal_glance(_key text, _value text, _value_bytes bytea, _tombstone boolean)
-returns table (timeline bigint, revision bigint, seen_revision bigint, parked boolean)
-language sql stable
-begin atomic
-  select coalesce(k.timeline, g.timeline), k.revision, greatest(k.revision, g.seen_revision), g.parked
-  from etcd_sync_gate g
-  left join etcd_kv k on k.key = _key
-  where not g.one_way
-    and num_nonnulls(_value, _value_bytes) = case when _tombstone then 0 else 1 end
-    and coalesce(octet_length(_value), octet_length(_value_bytes), 0) <= g.max_value_bytes
-    and octet_length(_key) <= g.max_key_bytes and _key <> '' and strpos(_key, '\x') = 0
-    and starts_with(_key, g.prefix_text) and not starts_with(_key, '/_etcd-pg-sync/')
-    and (k.key is not null or not g.deleted)
-    and g.refuse_after > coalesce(pg_catalog.pg_sequence_last_value('etcd_wal_id_seq'), 0);
-end;
-
--- As before, while there is room. Who replaces a write of his own needs none.
-create or replace function etcd_wal_write_any(
-  _key text, _value text, _value_bytes bytea, _tombstone boolean,
-  _base bigint, _strict boolean, _keep_lease boolean, _insert boolean
-) returns bigint
-language plpgsql set search_path from current as $$
-declare
-  _bytes integer := etcd_wal_value_bytes(_value, _value_bytes, _tombstone);
-  _id bigint := etcd_wal_replace(_key, _value, _value_bytes, _tombstone, _base, _strict, _keep_lease, _insert);
-begin
-  if _id is null then
-    insert into etcd_wal (txid, ts, key, value, value_bytes, tombstone, keep_lease, timeline, revision, seen_revision, strict)
-    select pg_current_xact_id(), transaction_timestamp(), _key, _value, _value_bytes, _tombstone, _keep_lease,
-      s.timeline, s.revision, s.seen_revision, _strict
-    from etcd_wal_seen(_key, _bytes, _base) s
-    where s.room and not (_insert and s.present) and (not s.parked or etcd_wal_wake())
-    returning id into _id;
-    if _id is null then
-      perform etcd_wal_refuse_full(_key);
-      perform etcd_wal_refuse(_key, _bytes, _insert);
-    end if;
-    perform etcd_wal_header(_id, _id);
-  end if;
-  if _tombstone then
-    perform etcd_wal_count_delete(_key);
-  end if;
-  return _id;
-end $$;
-
-create or replace function etcd_wal_insert() returns trigger
-language plpgsql security definer set search_path from current as $$
-declare
-  _bytes integer := etcd_wal_value_bytes(new.value, new.value_bytes, new.tombstone);
-  seen record;
-begin
-  if etcd_wal_replace(new.key, new.value, new.value_bytes, new.tombstone, new.revision, new."strict", false, false) is null then
-    select * into seen from etcd_wal_seen(new.key, _bytes, new.revision) s where s.room and (not s.parked or etcd_wal_wake());
-    if not found then
-      perform etcd_wal_refuse_full(new.key);
-      perform etcd_wal_refuse(new.key, _bytes, false);
-    end if;
-    perform etcd_wal_header(new.id, new.id);
-    new.txid := pg_current_xact_id();
-    new.ts := transaction_timestamp();
-    new.timeline := seen.timeline;
-    new.revision := seen.revision;
-    new.seen_revision := seen.seen_revision;
-    new.status := 'pending';
-  end if;
-  if new.tombstone then
-    perform etcd_wal_count_delete(new.key);
-  end if;
-  return case when new.txid is not null then new end;
-end $$;
-
 -- Vacuum early and without pauses: what is dead here is small and in few places, and new rows take its room. Measured by
 -- bench/bloat.ts.
 alter table etcd_wal set (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000,
@@ -388,7 +228,7 @@ declare
   f regprocedure;
 begin
   for f in select p.oid from pg_proc p where p.pronamespace = (select oid from pg_namespace where nspname = current_schema())
-      and (p.proname like 'etcd\_keep\_%' or p.proname in ('etcd_wal_seen', 'etcd_wal_refuse_full')) loop
+      and p.proname like 'etcd\_keep\_%' loop
     execute format('revoke execute on function %s from public', f);
   end loop;
 end $$;
