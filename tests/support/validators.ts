@@ -570,15 +570,12 @@ function oneWriterInPostgres(moves: Move[]): Violation[] {
   return violations;
 }
 
-/**
- * How old the proof behind `fresh_at` may be: a watch that says nothing is given up after 10 s (--fresh-timeout), and what
- * it had said before is committed in two more.
- */
-export const FRESH_BOUND_MS = 12_000;
+/** Both times are cut to milliseconds. */
+const CUT_MS = 2;
 
 /**
- * Promise 7: who reads `fresh_at` = T in a whole mirror has all that etcd had acknowledged to anybody until
- * T − FRESH_BOUND_MS. A mirror that is behind may say so by an old `fresh_at`, and not hide it by a new one.
+ * Promise 7: who reads `fresh_at` = T in a whole mirror has all that etcd had acknowledged to anybody before T, by the
+ * clock that PostgreSQL and the clients share. A mirror that is behind says so by an old `fresh_at`.
  */
 export function freshOrNotReady(
   { snapshots, acknowledged = [] }: Pick<Run, "snapshots" | "acknowledged">,
@@ -592,7 +589,7 @@ export function freshOrNotReady(
   let at = 0;
   let due: Acknowledged = { revision: 0, at: 0 };
   for (const { fresh_at, revision } of claims.toSorted((a, b) => a.fresh_at! - b.fresh_at!)) {
-    for (; at < acknowledged.length && acknowledged[at].at <= fresh_at! - FRESH_BOUND_MS; at++) {
+    for (; at < acknowledged.length && acknowledged[at].at <= fresh_at! - CUT_MS; at++) {
       if (acknowledged[at].revision > due.revision) due = acknowledged[at];
     }
     if (revision >= due.revision) continue;
