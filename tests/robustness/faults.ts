@@ -241,7 +241,7 @@ const SAVE_MIRROR = [
   "drop table if exists robustness.kv, robustness.state",
   "create table robustness.kv as select * from etcd_kv",
   `create table robustness.state as
-   select s.revision, s.timeline, g.seen_revision, g.deleted from etcd_sync_state s, etcd_sync_gate g
+   select s.revision, s.timeline, s.fresh_at, g.seen_revision, g.deleted from etcd_sync_state s, etcd_sync_gate g
    where s.state in ('streaming', 'draining')`,
 ];
 
@@ -254,5 +254,5 @@ const SET_BACK_MIRROR = [
   "delete from etcd_kv k using back b where k.revision > b.revision",
   "insert into etcd_kv select k.* from robustness.kv k, back on conflict do nothing",
   "update etcd_sync_gate g set seen_revision = b.seen_revision, deleted = true from back b",
-  "update etcd_sync_state s set revision = b.revision, probe_key = null, probe_revision = null from back b",
+  "update etcd_sync_state s set revision = b.revision, fresh_at = b.fresh_at, probe_key = null, probe_revision = null from back b",
 ];
