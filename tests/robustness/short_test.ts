@@ -5,7 +5,7 @@ import { strict } from "../support/schema.ts";
 import { FAULTS } from "./faults.ts";
 import { runSuite } from "./suite.ts";
 
-const ROUNDS = 4;
+const ROUNDS = 3;
 
 Deno.test("random traffic and random faults: every promise is kept", strict, async () => {
   const seed = Number(Deno.env.get("ETCD_PG_SYNC_TEST_SEED") ?? Math.floor(Math.random() * 2 ** 31));
