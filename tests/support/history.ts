@@ -119,13 +119,15 @@ export function markerPuts(events: Event[]): MarkerPut[] {
 
 /** Waits until nothing is under way: the WAL is empty, and the mirror stands where etcd does. */
 export async function quiet(world: World, timeoutMs = 20_000): Promise<void> {
-  const end = await world.etcd.revision();
   await eventually(async () => {
-    const [row] = await world.sql(
-      `select s.state, s.revision, (select count(*) from etcd_wal where status = 'pending') as pending from etcd_sync_state s`,
+    // in this order: what was pending is in etcd when none is, then etcd's revision has it, then the mirror
+    const [{ pending }] = await world.sql(
+      "select count(*) as pending from etcd_wal where status = 'pending'",
     );
-    if (row.state === "streaming" && row.revision >= end && row.pending === 0) return true;
-    throw new Error(`state ${row.state}, revision ${row.revision} of ${end}, ${row.pending} writes pending`);
+    const end = await world.etcd.revision();
+    const [row] = await world.sql("select state, revision from etcd_sync_state");
+    if (row.state === "streaming" && row.revision >= end && pending === 0) return true;
+    throw new Error(`state ${row.state}, revision ${row.revision} of ${end}, ${pending} writes pending`);
   }, { timeoutMs });
 }
 
