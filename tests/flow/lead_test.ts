@@ -195,6 +195,10 @@ Deno.test("after lost commits are recovered, the next leaders find nothing to re
   await failOver();
   const third = await streaming(world);
   await quiet(world);
+  await eventually(async () => { // its takeover is over, and written
+    const marker = await world.etcd.get("/_etcd-pg-sync/default");
+    return (await world.state())!.marker_revision === marker?.mod_revision;
+  });
   await killed(third);
   await world.etcd.compact(await world.etcd.put(world.key("b"), "1"));
   await world.sql("select etcd_set($1, 'waits')", [world.key("c")]);
