@@ -195,8 +195,11 @@ create function etcd_wal_write_any(
 language plpgsql set search_path from current as $$
 declare
   _bytes integer := etcd_wal_value_bytes(_value, _value_bytes, _tombstone);
-  _id bigint := etcd_wal_replace(_key, _value, _value_bytes, _tombstone, _base, _strict, _keep_lease, _insert);
+  _id bigint;
 begin
+  if pg_current_xact_id_if_assigned() is not null then -- else it has no row yet
+    _id := etcd_wal_replace(_key, _value, _value_bytes, _tombstone, _base, _strict, _keep_lease, _insert);
+  end if;
   if _id is null then
     insert into etcd_wal (txid, ts, key, value, value_bytes, tombstone, keep_lease, timeline, revision, seen_revision, strict)
     select pg_current_xact_id(), transaction_timestamp(), _key, _value, _value_bytes, _tombstone, _keep_lease,

@@ -1,4 +1,4 @@
--- What is kept and for how long, and how much may wait: called by the leader, in small steps (lib/flow/keep.ts).
+-- What is kept and for how long, and how much may wait: called by the housekeeper, in small steps (lib/flow/keep.ts).
 --
 -- A MARK is a checkpoint with its time. By the marks the age of a revision is known, and which rows of the WAL nobody can
 -- ask for again.
@@ -176,7 +176,7 @@ begin
   get diagnostics _removed = row_count;
 end $$;
 
--- The limit of the WAL. Counting is not for writers: the leader counts what waits, and leaves the writers as many tickets as
+-- The limit of the WAL. Counting is not for writers: the housekeeper counts what waits, and leaves the writers as many tickets as
 -- there is room. A ticket is drawn for each row, so as long as the last ticket is not past refuse_after at most wal_limit rows
 -- wait (a few more where transactions that had drawn theirs commit after the count), also where no program runs any more. A
 -- ticket that was rolled back is lost until the next count. What is sent away stays drawn too: a refusal costs a writer

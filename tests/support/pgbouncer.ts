@@ -2,7 +2,8 @@
 
 import { join } from "node:path";
 import { serverAccount } from "../../lib/embedded/account.ts";
-import { fillFolder, run } from "../../lib/embedded/fetch.ts";
+import { fillFolder } from "../../lib/embedded/fetch.ts";
+import { unpackDebian } from "../../lib/embedded/fetch_debian.ts";
 import { freePort } from "../../lib/embedded/ready.ts";
 import { defaultSearch, isFile, onPath } from "../../lib/embedded/search.ts";
 import { supervise } from "../../lib/embedded/supervise.ts";
@@ -73,17 +74,7 @@ async function find(): Promise<{ binary: string; libraries: string }> {
 }
 
 async function fetchPackages(folder: string): Promise<void> {
-  const sandbox = Deno.uid() === 0 ? ["-o", "APT::Sandbox::User=root"] : [];
-  const download = () =>
-    run("apt-get", [...sandbox, "download", "pgbouncer", "libc-ares2", "libevent-2.1-7"], folder);
-  let why = await download();
-  if (why) {
-    await run("apt-get", [...sandbox, "update"], folder);
-    why = await download();
-  }
-  for (const { name } of [...Deno.readDirSync(folder)].filter(({ name }) => name.endsWith(".deb"))) {
-    why ??= await run("dpkg", ["-x", name, "."], folder);
-    await Deno.remove(join(folder, name));
-  }
+  const packages = ["pgbouncer", "libc-ares2", "libevent-2.1-7"];
+  const why = await unpackDebian({ apt: "apt-get", dpkg: "dpkg" }, packages, folder);
   if (why) throw new Error(`Cannot fetch PgBouncer: ${why}; install it, so that 'pgbouncer' is on PATH`);
 }
