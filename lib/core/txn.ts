@@ -78,12 +78,15 @@ export function walk(base: number, seen: number, own: OwnWrite[]): number {
 }
 
 /**
- * Our own writes since a revision, by key: what a claim needs of the settled WAL, without reading it again for every
- * row of a hot key. Complete from `since` on; for older ones the caller reads the WAL. Each walk is remembered, and goes on
- * from where the last one from the same base ended: a queue of rows on one key would be quadratic otherwise.
+ * Our own writes, by key: what a claim needs of the settled WAL, without reading it again for every row of a hot key. All
+ * since a revision are noted; the older ones of a key are learned from the WAL when a row asks for them. Each walk is
+ * remembered, and goes on from where the last one from the same base ended: a queue of rows on one key would be quadratic
+ * otherwise.
  */
 export class OwnWrites {
   #byKey = new Map<string, OwnWrite[]>();
+  /** All writes of the key after this revision are known. */
+  #learned = new Map<string, number>();
   #walks = new Map<string, { reached: number; upTo: number }>();
   #size = 0;
 
@@ -98,18 +101,20 @@ export class OwnWrites {
     this.#size++;
   }
 
-  /** The expected revision of a row, or undefined where older writes would have to be known. */
+  /** The expected revision of a row, or undefined where older writes of its key have to be learned first. */
   expected(row: WalRow): number | undefined {
     if (row.strict) return row.revision;
     const from = this.#walks.get(walkKey(row)) ?? { reached: row.revision, upTo: row.seenRevision };
-    if (from.upTo < this.since) return undefined;
+    if (from.upTo < (this.#learned.get(row.key) ?? this.since)) return undefined;
     const own = newerThan(from.upTo, this.#byKey.get(row.key) ?? []);
     return this.#remember(row, walk(from.reached, from.upTo, own), own.at(-1)?.result ?? from.upTo);
   }
 
-  /** Walks along the settled WAL, which the caller has read up to `upTo`. */
-  walked(row: WalRow, own: OwnWrite[], upTo: number): number {
-    return this.#remember(row, walk(row.revision, row.seenRevision, own), upTo);
+  /** @param writes all of the key that are newer than `after` and settled by now, oldest first */
+  learn(key: string, after: number, writes: OwnWrite[]): void {
+    this.#size += 1 + writes.length - (this.#byKey.get(key)?.length ?? 0);
+    this.#byKey.set(key, writes);
+    this.#learned.set(key, after);
   }
 
   #remember(row: WalRow, reached: number, upTo: number): number {
@@ -120,6 +125,7 @@ export class OwnWrites {
 
   #forget(since: number): void {
     this.#byKey.clear();
+    this.#learned.clear();
     this.#walks.clear();
     this.#size = 0;
     this.since = since;

@@ -176,15 +176,15 @@ async function refusedForGood(
   };
 }
 
-/** Where our own writes are not all in memory, the settled WAL tells. */
+/** Where our own writes are not all in memory, the settled WAL tells: every batch before this one is settled. */
 async function expectedRevisions({ batch, drain, at }: Leadership, rows: WalRow[]): Promise<number[]> {
-  const known = rows.map((row) => batch.own.expected(row));
-  const unknown = rows.filter((_, i) => known[i] === undefined);
-  if (unknown.length === 0) return known as number[];
-  const settled = await settledWrites(drain, at.timeline, unknown);
-  return rows.map((row, i) =>
-    known[i] ?? batch.own.walked(row, settled.get(row.key) ?? [], batch.markerRevision)
-  );
+  const unknown = rows.filter((row) => batch.own.expected(row) === undefined);
+  if (unknown.length > 0) {
+    // a batch has each key once
+    const settled = await settledWrites(drain, at.timeline, unknown);
+    for (const { key, seenRevision } of unknown) batch.own.learn(key, seenRevision, settled.get(key) ?? []);
+  }
+  return rows.map((row) => batch.own.expected(row)!);
 }
 
 function batchMarker({ at, place, batch }: Leadership, rows: WalRow[], expected: number[]): Marker {

@@ -128,7 +128,7 @@ export async function isWaiting(session: Session): Promise<boolean> {
   return waiting;
 }
 
-/** Our applied writes of each key that are newer than `seen`, oldest first. */
+/** Our applied writes of each row's key that are newer than what its writer saw, oldest first. */
 export async function settledWrites(
   session: Session,
   timeline: number,
@@ -139,7 +139,7 @@ export async function settledWrites(
     `select w.key, w.expected_revision as expected, w.result_revision as result, w.tombstone
      from unnest($2::text[], $3::bigint[]) as asked(key, seen)
      join etcd_wal w on w.key = asked.key and w.status = 'success' and w.timeline = $1 and w.result_revision > asked.seen
-     group by 1, 2, 3, 4 order by w.result_revision`,
+     order by w.result_revision`,
     [timeline, rows.map((row) => row.key), rows.map((row) => row.seenRevision)],
   );
   return Map.groupBy(found, (write) => write.key);

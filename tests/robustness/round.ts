@@ -10,9 +10,8 @@ import type { Site } from "./site.ts";
 import { sqlClient } from "./sql_client.ts";
 import { trafficKeys } from "./traffic.ts";
 
-/** After the last fault all must be quiet within this time. */
-/** A long queue on hot keys goes one write a round trip, and after a takeover each looks up its key in the WAL. */
-const QUIET_MS = 900_000;
+/** After the last fault all must be quiet within this time. A long queue on hot keys goes one write a round trip. */
+const QUIET_MS = 180_000;
 
 export interface RoundOptions {
   random: Random;
