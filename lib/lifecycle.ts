@@ -1,4 +1,6 @@
 /** Stopping and retrying, once for the whole program. */
+import { EXIT } from "./errors.ts";
+import type { Log } from "./log.ts";
 
 /** Sleeps; returns early when `signal` aborts, or when the function that `wakeable` is given is called. */
 export function sleep(ms: number, signal: AbortSignal, wakeable?: (wake: () => void) => void): Promise<void> {
@@ -47,4 +49,17 @@ export class Backoff {
     const bound = Math.min(this.firstMs * 2 ** this.#attempt++, this.maxMs);
     await sleep(Math.random() * bound, signal);
   }
+}
+
+/** The first signal lets the batch in flight commit, the second exits at once. */
+export function stopSignal(log: Log): AbortSignal {
+  const stop = new AbortController();
+  for (const name of ["SIGTERM", "SIGINT"] as const) {
+    Deno.addSignalListener(name, () => {
+      if (stop.signal.aborted) Deno.exit(EXIT.runtime);
+      log.info({ signal: name }, "stopping; the batch in flight is finished, a second signal exits at once");
+      stop.abort();
+    });
+  }
+  return stop.signal;
 }

@@ -1,10 +1,9 @@
 /** `start`: from a configuration to a running stream. */
 import { type Config, identity, withoutSecrets } from "./config.ts";
-import { type EtcdVersion, etcdVersion } from "./core/version.ts";
-import { keyText } from "./core/codec.ts";
-import { Fatal, kindOf, sentence } from "./errors.ts";
+import { checkedEtcdVersion, postgresOptions, withEtcd, withPostgres } from "./connect.ts";
+import { kindOf } from "./errors.ts";
 import { EtcdClient } from "./etcd/client.ts";
-import { readKey, readRange, serverVersion } from "./etcd/kv.ts";
+import { readKey, readRange } from "./etcd/kv.ts";
 import type { Log } from "./log.ts";
 import { type PostgresOptions, Session } from "./postgres/client.ts";
 import { migrate } from "./postgres/migrate.ts";
@@ -21,14 +20,13 @@ export async function start(config: Config, log: Log, signal: AbortSignal): Prom
   await using opened = new AsyncDisposableStack();
   const kv = opened.adopt(new EtcdClient(config.etcd), (client) => client.close());
   const watch = opened.adopt(new EtcdClient(config.etcd), (client) => client.close());
-  const postgres: PostgresOptions = {
-    dsn: config.postgresDsn,
-    schema: config.schema,
-    applicationName: `etcd-pg-sync ${config.stream}`.slice(0, 63),
-    blocked: (by) => log.warn({ by }, "locks of other sessions stand in the way; trying on"),
-  };
-  await openPostgres(config, postgres, log);
-  const server = await openEtcd(config, kv, log);
+  const postgres = postgresOptions(config, log);
+  await withPostgres(config, () => install(config, postgres, log));
+  const server = await withEtcd(config, async () => {
+    const server = await checkedEtcdVersion(config, kv, log);
+    await checkRights(config, kv);
+    return server;
+  });
   const stream: Stream = {
     settings: {
       name: config.stream,
@@ -51,50 +49,25 @@ export async function start(config: Config, log: Log, signal: AbortSignal): Prom
   await runStream(stream, signal);
 }
 
-async function openPostgres(config: Config, postgres: PostgresOptions, log: Log): Promise<void> {
+async function install(config: Config, postgres: PostgresOptions, log: Log): Promise<void> {
+  await using session = await Session.open(postgres);
+  const { applied } = await migrate(session, config.schema);
+  await ensureStream(session, identity(config));
+  await setGate(session, {
+    maxTxnRows: config.maxTxnOps - 1,
+    maxTxnBytes: MAX_TXN_BYTES,
+    refuseOversize: config.refuseOversize,
+    maxDeletes: config.maxDeletes,
+  });
+  const [{ version }] = await session.run<{ version: string }>(
+    "server-version",
+    "select current_setting('server_version') as version",
+  );
   const where = withoutSecrets(config.postgresDsn);
-  try {
-    await using session = await Session.open(postgres);
-    const { applied } = await migrate(session, config.schema);
-    await ensureStream(session, identity(config));
-    await setGate(session, {
-      maxTxnRows: config.maxTxnOps - 1,
-      maxTxnBytes: MAX_TXN_BYTES,
-      refuseOversize: config.refuseOversize,
-      maxDeletes: config.maxDeletes,
-    });
-    const [{ version }] = await session.run<{ version: string }>(
-      "server-version",
-      "select current_setting('server_version') as version",
-    );
-    log.info(
-      { postgres: where, version, schema: config.schema, migrations: applied },
-      "connected to PostgreSQL",
-    );
-  } catch (error) {
-    if (error instanceof Fatal) throw error;
-    throw new Fatal(kindOf(error), `Cannot use PostgreSQL at '${where}': ${sentence(error)}`);
-  }
-}
-
-async function openEtcd(config: Config, kv: EtcdClient, log: Log): Promise<EtcdVersion> {
-  const where = config.etcd.endpoints.join(",");
-  try {
-    const version = await serverVersion(kv);
-    const server = etcdVersion(version);
-    if (!server.supported) {
-      throw new Fatal("configuration", `Cannot use etcd '${version}': the oldest supported version is 3.4`);
-    }
-    log.info({ etcd: where, version, prefix: keyText(config.prefix) }, "connected to etcd");
-    for (const warning of server.warnings) {
-      log.warn({ version }, `this version of etcd has a known bug: ${warning}`);
-    }
-    await checkRights(config, kv);
-    return server;
-  } catch (error) {
-    if (error instanceof Fatal) throw error;
-    throw new Fatal(kindOf(error), `Cannot use etcd at '${where}': ${sentence(error)}`);
-  }
+  log.info(
+    { postgres: where, version, schema: config.schema, migrations: applied },
+    "connected to PostgreSQL",
+  );
 }
 
 /** Who may not read will not mirror, however long it tries. A server that does not answer now is waited for. */

@@ -42,6 +42,22 @@ export async function migrate(session: Session, schema: string): Promise<{ appli
   }, { patient: true });
 }
 
+/**
+ * Whether the schema holds what this program works with; false: nothing is installed.
+ * @throws {Fatal} where it is of another version
+ */
+export async function isInstalled(session: Session, schema: string): Promise<boolean> {
+  await checkServer(session);
+  const number = await version(session, schema);
+  if (number > 0 && number < MIGRATIONS.length) {
+    throw new Fatal(
+      "configuration",
+      `Cannot use schema '${schema}': its version is ${number}, this program needs ${MIGRATIONS.length}; 'etcd-pg-sync start' upgrades it`,
+    );
+  }
+  return number > 0;
+}
+
 async function checkServer(session: Session): Promise<void> {
   const [server] = await session.run<{ number: number; version: string; encoding: string }>(
     "check-server",

@@ -65,6 +65,11 @@ const walls: { why: string; from: (path: string) => boolean; to: (path: string) 
     to: within("lib/start.ts"),
   },
   {
+    why: "only main.ts knows the commands",
+    from: (path) => !within("main.ts", "lib/command/")(path),
+    to: within("lib/command/"),
+  },
+  {
     why: "the machine is a table",
     from: within("lib/machine.ts"),
     to: () => true,
@@ -75,8 +80,8 @@ const walls: { why: string; from: (path: string) => boolean; to: (path: string) 
     to: (path) => !path.startsWith("lib/embedded/"),
   },
   {
-    why: "only main.ts starts embedded servers",
-    from: (path) => !within("lib/embedded/", "main.ts", "lib/first_steps.ts")(path),
+    why: "only the command starts embedded servers",
+    from: (path) => !within("lib/embedded/", "lib/command/start.ts", "lib/first_steps.ts")(path),
     to: within("lib/embedded/"),
   },
   { why: "SQL is for postgres/", from: (path) => !path.startsWith("lib/postgres/"), to: within("sql/") },
@@ -84,7 +89,10 @@ const walls: { why: string; from: (path: string) => boolean; to: (path: string) 
 
 Deno.test("imports go one way: main, run, flow, core", strict, async () => {
   const all = await imports();
-  assert.ok(all.some(({ from, to }) => from === "main.ts" && to === "lib/start.ts"), "main.ts was not read");
+  assert.ok(
+    all.some(({ from, to }) => from === "main.ts" && to === "lib/command/start.ts"),
+    "main.ts was not read",
+  );
   assert.ok(all.length > 50, `deno info shows only ${all.length} imports`);
   const broken = walls.flatMap(({ why, from, to }) =>
     all.filter((edge) => from(edge.from) && to(edge.to)).map((edge) => `${edge.from} → ${edge.to}: ${why}`)

@@ -1,0 +1,75 @@
+/** From a configuration to connections of both servers; what goes wrong is told in one line. */
+import { type Config, withoutSecrets } from "./config.ts";
+import { keyText } from "./core/codec.ts";
+import { type EtcdVersion, etcdVersion } from "./core/version.ts";
+import { Fatal, kindOf, sentence } from "./errors.ts";
+import type { EtcdClient } from "./etcd/client.ts";
+import { serverVersion } from "./etcd/kv.ts";
+import type { Log } from "./log.ts";
+import { type PostgresOptions, Session } from "./postgres/client.ts";
+import { isInstalled } from "./postgres/migrate.ts";
+
+export function postgresOptions(config: Config, log: Log): PostgresOptions {
+  return {
+    dsn: config.postgresDsn,
+    schema: config.schema,
+    applicationName: `etcd-pg-sync ${config.stream}`.slice(0, 63),
+    blocked: (by) => log.warn({ by }, "locks of other sessions stand in the way; trying on"),
+  };
+}
+
+/** What `use` returns. @throws {Fatal} with an exit code, where PostgreSQL cannot be used */
+export async function withPostgres<T>(config: Config, use: () => Promise<T>): Promise<T> {
+  try {
+    return await use();
+  } catch (error) {
+    if (error instanceof Fatal) throw error;
+    const where = withoutSecrets(config.postgresDsn);
+    throw new Fatal(kindOf(error), `Cannot use PostgreSQL at '${where}': ${sentence(error)}`);
+  }
+}
+
+/** What `use` returns. @throws {Fatal} with an exit code, where etcd cannot be used */
+export async function withEtcd<T>(config: Config, use: () => Promise<T>): Promise<T> {
+  try {
+    return await use();
+  } catch (error) {
+    if (error instanceof Fatal) throw error;
+    const where = config.etcd.endpoints.join(",");
+    throw new Fatal(kindOf(error), `Cannot use etcd at '${where}': ${sentence(error)}`);
+  }
+}
+
+/**
+ * A session for a command that looks at a stream that `start` has installed.
+ * @throws {Fatal} with an exit code, where PostgreSQL cannot be used, or the schema holds no stream
+ */
+export async function openInstalled(config: Config, log: Log): Promise<Session> {
+  return await withPostgres(config, async () => {
+    await using opened = new AsyncDisposableStack();
+    const session = opened.use(await Session.open(postgresOptions(config, log)));
+    if (!await isInstalled(session, config.schema)) {
+      throw new Fatal(
+        "configuration",
+        `Cannot find stream '${config.stream}': schema '${config.schema}' holds none; 'etcd-pg-sync start' installs it`,
+      );
+    }
+    opened.move();
+    return session;
+  });
+}
+
+/** The server's version, where it is one that can be used; known bugs of it are logged. */
+export async function checkedEtcdVersion(config: Config, kv: EtcdClient, log: Log): Promise<EtcdVersion> {
+  const version = await serverVersion(kv);
+  const server = etcdVersion(version);
+  if (!server.supported) {
+    throw new Fatal("configuration", `Cannot use etcd '${version}': the oldest supported version is 3.4`);
+  }
+  const where = config.etcd.endpoints.join(",");
+  log.info({ etcd: where, version, prefix: keyText(config.prefix) }, "connected to etcd");
+  for (const warning of server.warnings) {
+    log.warn({ version }, `this version of etcd has a known bug: ${warning}`);
+  }
+  return server;
+}
