@@ -1,14 +1,21 @@
 /** Writes of the mirror: batches of events, pages of a scan. Each moves the checkpoint in the same commit. */
-import { Buffer } from "node:buffer";
 import { pipeline } from "node:stream/promises";
 import { Readable } from "node:stream";
 // @ts-types="@types/pg-copy-streams"
 import { from as copyFrom } from "pg-copy-streams";
-import { type EventColumns, type Probe, type RowColumns, textBounds } from "../core/plan.ts";
+import {
+  type EventColumns,
+  type Probe,
+  type RowColumns,
+  type Selection,
+  type Skipped,
+  textBounds,
+} from "../core/plan.ts";
 import { keyBytes, valueBytes } from "../core/codec.ts";
 import type { KeyValue, Page } from "../core/words.ts";
 import type { State } from "../machine.ts";
 import type { Session } from "./client.ts";
+import { type Copied, PageCopy } from "./copy.ts";
 import { expectOne, type Place, type StreamRow, writeEvent } from "./state.ts";
 
 /*
@@ -222,12 +229,10 @@ select (select count(*) from fence) as committed, (select key from another) as a
   (select count(*) from put) as put, (select count(*) from deleted) as deleted`;
 
 export interface PageCommit {
-  columns: RowColumns;
   page: Page;
   /** The watch's position after this commit: the page's revision for a first page, else as it is. */
   revision: number;
   cursor: Uint8Array;
-  skipped: object[];
 }
 
 export type Merged = { kind: "merged"; put: number; deleted: number } | {
@@ -240,7 +245,7 @@ export async function mergePage(
   session: Session,
   place: Place,
   at: StreamRow,
-  commit: PageCommit,
+  commit: PageCommit & { columns: RowColumns; skipped: Skipped[] },
 ): Promise<Merged> {
   const { low, high, end } = textBounds(commit.page);
   const [row] = await session.run<
@@ -279,77 +284,44 @@ const FENCE_PAGE = `${
 } returning s.timeline`;
 
 /**
- * Copies a page into a range that holds no rows; false: it holds some, and nothing was written. The caller has applied
+ * Copies a page into a range that holds no rows; null: it holds some, and nothing was written. The caller has applied
  * no event since it asked for the page, so no tombstone can stand against a row of it.
  */
 export async function copyPage(
   session: Session,
   place: Place,
   at: StreamRow,
-  commit: PageCommit,
-): Promise<boolean> {
-  const { low, high, end } = textBounds(commit.page);
+  { page, revision, cursor }: PageCommit,
+  select: Selection,
+): Promise<Copied | null> {
+  const { low, high, end } = textBounds(page);
+  const copy = new PageCopy(page.keys, select, at.timeline);
   return await session.transaction(async () => {
-    const fence = await session.run("fence-page", FENCE_PAGE, [
-      ...guard(place, at),
-      commit.revision,
-      commit.page.revision,
-      commit.cursor,
-    ]);
-    expectOne(fence, place);
-    const [{ found }] = await session.run<{ found: boolean }>("range-holds-rows", RANGE_HOLDS_ROWS, [
-      low,
-      high,
-      commit.page.from,
-      end,
-    ]);
+    const values = [...guard(place, at), revision, page.revision, cursor];
+    expectOne(await session.run("fence-page", FENCE_PAGE, values), place);
+    const bounds = [low, high, page.from, end];
+    const [{ found }] = await session.run<{ found: boolean }>("range-holds-rows", RANGE_HOLDS_ROWS, bounds);
     if (found) throw new RangeNotEmpty();
-    await copyRows(session, commit.columns, at.timeline);
-    for (const detail of commit.skipped) await writeEvent(session, "key-skipped", at.timeline, { detail });
-    return true;
+    await copyRows(session, copy);
+    for (const detail of copy.copied.skipped) {
+      await writeEvent(session, "key-skipped", at.timeline, { detail });
+    }
+    return copy.copied;
   }).catch((error) => {
-    if (error instanceof RangeNotEmpty) return false;
+    if (error instanceof RangeNotEmpty) return null;
     throw error;
   });
 }
 
 class RangeNotEmpty extends Error {}
 
-const COPY_CHUNK = 1 << 20;
-
-async function copyRows(session: Session, rows: RowColumns, timeline: number): Promise<void> {
-  const copy = session.submit(
+async function copyRows(session: Session, copy: PageCopy): Promise<void> {
+  const sink = session.submit(
     copyFrom(
-      "copy etcd_kv (key, value, value_bytes, revision, create_revision, version, lease, timeline) from stdin",
+      "copy etcd_kv (key, value, value_bytes, revision, create_revision, version, lease, timeline) from stdin (format binary)",
     ),
   );
-  await pipeline(Readable.from(copyText(rows, timeline)), copy);
-}
-
-/** COPY's text format, in chunks of about a megabyte: a chunk for each row takes twice as long. */
-function* copyText(rows: RowColumns, timeline: number): Generator<Buffer> {
-  let chunk = "";
-  for (let i = 0; i < rows.keys.length; i++) {
-    const value = rows.values[i];
-    const bytes = rows.valueBytes[i];
-    chunk += `${copyField(rows.keys[i])}\t${value === null ? "\\N" : copyField(value)}\t${
-      bytes === null ? "\\N" : "\\\\x" + Buffer.from(bytes).toString("hex")
-    }\t${rows.revisions[i]}\t${rows.createRevisions[i]}\t${rows.versions[i]}\t${
-      rows.leases[i]
-    }\t${timeline}\n`;
-    if (chunk.length > COPY_CHUNK) {
-      yield Buffer.from(chunk);
-      chunk = "";
-    }
-  }
-  if (chunk) yield Buffer.from(chunk);
-}
-
-const COPY_SPECIAL = /[\\\n\r\t]/;
-const COPY_ESCAPES: Record<string, string> = { "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t" };
-
-function copyField(text: string): string {
-  return COPY_SPECIAL.test(text) ? text.replace(/[\\\n\r\t]/g, (c) => COPY_ESCAPES[c]) : text;
+  await pipeline(Readable.from(copy.chunks()), sink);
 }
 
 /** Ends a scan: from here on `revision` is a point that readers can use. */
