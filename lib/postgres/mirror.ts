@@ -170,9 +170,9 @@ export async function moveCheckpoint(
  * before the first ANALYZE it compared each key of a page with each row, 20,000 by 20,000 for longer than a statement may take.
  */
 const MERGE_PAGE = `
-with page as materialized (
+with page as (
   select p.* from ${unnest(ROW_TYPES, 11)} as p(${ROW_NAMES})
-), mirrored as materialized (
+), mirrored as (
   select k.* from etcd_kv k
   where strpos(k.key, '\\x') = 0 and k.key >= $18 and k.key <= $19
     and convert_to(k.key, 'UTF8') >= $20 and ($21::bytea is null or convert_to(k.key, 'UTF8') < $21)

@@ -5,6 +5,10 @@
  * are on different things.
  */
 import type { Random } from "../support/random.ts";
+import { isWhole } from "../../lib/machine.ts";
+import { eventually } from "../support/eventually.ts";
+import { type Row, Session } from "../support/postgres.ts";
+import { hold } from "../support/run.ts";
 import { asFault } from "./audit.ts";
 import type { Instance } from "./instance.ts";
 import type { Direction, Proxy, Slowness } from "./proxy.ts";
@@ -71,9 +75,36 @@ export const FAULTS: Record<string, Fault> = {
     });
   }),
   // the same of a living sender, which sees the answer
-  "late-request-of-the-deposed": program((scene) => late(scene, "etcd")),
-  // the same in PostgreSQL: a turn of the drain, a commit of the mirror and a renewal arrive when another leads
-  "late-commit-of-the-deposed": program((scene) => late(scene, "postgres")),
+  "late-request-of-the-deposed": program(async ({ site, last }) => {
+    const deposed = await leader(site);
+    await holding(deposed.etcd, async () => {
+      await last(50, 500);
+      await depose(site);
+      await last(1_000, 3_000);
+    });
+  }),
+  // the same in PostgreSQL: a turn of the drain, a commit of the mirror and a renewal arrive when another leads and has
+  // drained. Its way is long before it is held, so that a turn is on it; and writes wait when that arrives
+  "late-commit-of-the-deposed": program(async ({ site, last }) => {
+    await untilState(site, ({ state }) => isWhole(state)); // in a scan the drain rests
+    const { postgres } = await leader(site);
+    postgres.slow({ delayMs: 150 }, "up");
+    try {
+      await last(500, 1_000);
+      await holding(postgres, async () => {
+        const { epoch, batch_id } = (await site.world.state())!;
+        await depose(site);
+        await untilState(site, (row) => row.epoch > epoch && row.batch_id > batch_id + 1);
+        await using session = new Session(site.world.postgresDsn, { once: true });
+        const unlock = await hold(session, "select from etcd_sync_state for update");
+        postgres.release();
+        await last(300, 600);
+        await unlock();
+      });
+    } finally {
+      postgres.heal();
+    }
+  }),
 
   "etcd-killed": on("etcd", async ({ site, last }) => {
     await site.etcd.stop();
@@ -229,14 +260,8 @@ async function slowly(
   }
 }
 
-/** What a leader sends to one of the servers arrives when it is deposed; it lives, and sees the answers. */
-async function late({ site, last }: Scene, server: "etcd" | "postgres"): Promise<void> {
-  const deposed = await leader(site);
-  await holding(deposed[server], async () => {
-    await last(50, 500);
-    await depose(site);
-    await last(1_000, 3_000);
-  });
+async function untilState(site: Site, is: (row: Row) => boolean): Promise<void> {
+  await eventually(async () => is((await site.world.state())!), { timeoutMs: 15_000 });
 }
 
 async function holding(proxy: Proxy, work: () => Promise<void>): Promise<void> {
