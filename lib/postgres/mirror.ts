@@ -172,46 +172,49 @@ export async function moveCheckpoint(
  * page says; a row in the range that the page lacks is gone. A key with a tombstone newer than its row in the page was
  * deleted after the page was read, and stays away. `another`: a row that is not newer than the page and yet has a
  * higher revision than the page's, or other content at the same one, cannot be of this history; then nothing is written.
+ *
+ * Page and rows meet once, in a full join: that one is never a nested loop. The planner knows the size of neither, and
+ * before the first ANALYZE it compared each key of a page with each row, 20,000 by 20,000 for longer than a statement may take.
  */
 const MERGE_PAGE = `
-with page as materialized (
+with page as (
   select p.* from ${unnest(ROW_TYPES, 11)} as p(${ROW_NAMES})
-), mirrored as materialized (
+), mirrored as (
   select k.* from etcd_kv k
   where strpos(k.key, '\\x') = 0 and k.key >= $18 and k.key <= $19
     and convert_to(k.key, 'UTF8') >= $20 and ($21::bytea is null or convert_to(k.key, 'UTF8') < $21)
   union all
   select k.* from etcd_kv k
   where strpos(k.key, '\\x') > 0 and etcd_key_bytes(k.key) >= $20 and ($21::bytea is null or etcd_key_bytes(k.key) < $21)
+), pair as materialized (
+  select p.*, k.key as row_key, k.value as row_value, k.value_bytes as row_value_bytes, k.revision as row_revision,
+    k.create_revision as row_create_revision, k.version as row_version, k.lease as row_lease, k.timeline as row_timeline, k.ts as row_ts
+  from page p full join mirrored k on k.key = p.key
 ), another as (
-  select k.key from mirrored k join page p on p.key = k.key
-  where k.timeline = $4 and k.revision <= $7 and (k.revision > p.revision or k.revision = p.revision and
-    (k.value, k.value_bytes, k.create_revision, k.version) is distinct from (p.value, p.value_bytes, p.create_revision, p.version))
+  select p.row_key as key from pair p
+  where p.row_timeline = $4 and p.row_revision <= $7 and (p.row_revision > p.revision or p.row_revision = p.revision and
+    (p.row_value, p.row_value_bytes, p.row_create_revision, p.row_version) is distinct from (p.value, p.value_bytes, p.create_revision, p.version))
   limit 1
 ), fence as (
   ${fenced("revision = $8, scan_revision = greatest(s.scan_revision, $7), scan_cursor = $9")}
     and not exists (select from another)
   returning s.timeline
 ), changed as materialized (
-  select f.timeline, p.*, k.key is not null as there, k.timeline as row_timeline
-  from fence f cross join page p left join mirrored k on k.key = p.key
-  where case when k.key is not null then k.timeline < f.timeline or k.revision < p.revision
+  select f.timeline, p.* from fence f cross join pair p
+  where p.key is not null and case when p.row_key is not null then p.row_timeline < f.timeline or p.row_revision < p.revision
     else not exists (select from etcd_archive a
       where a.timeline = f.timeline and a.key = p.key and a.tombstone and a.revision > p.revision) end
 ), gone as materialized (
-  select f.timeline, k.key from fence f cross join mirrored k
-  where (k.timeline < f.timeline or k.revision <= $7) and not exists (select from page p where p.key = k.key)
+  select f.timeline, p.* from fence f cross join pair p
+  where p.key is null and (p.row_timeline < f.timeline or p.row_revision <= $7)
 ), archived as (
   insert into etcd_archive (timeline, key, revision, until_revision, tombstone, value, value_bytes, create_revision, version, lease, ts)
-  select k.timeline, k.key, k.revision, case when k.timeline = c.timeline then c.revision end, false,
-    k.value, k.value_bytes, k.create_revision, k.version, k.lease, k.ts
-  from changed c join mirrored k on k.key = c.key
+  select o.row_timeline, o.row_key, o.row_revision, case when o.row_timeline = o.timeline then o.until end, false,
+    o.row_value, o.row_value_bytes, o.row_create_revision, o.row_version, o.row_lease, o.row_ts
+  from (select c.*, c.revision as until from changed c where c.row_key is not null
+    union all select g.*, $7::bigint from gone g) o
   union all
-  select k.timeline, k.key, k.revision, case when k.timeline = g.timeline then $7::bigint end, false,
-    k.value, k.value_bytes, k.create_revision, k.version, k.lease, k.ts
-  from gone g join mirrored k on k.key = g.key
-  union all
-  select g.timeline, g.key, $7, null, true, null, null, 0, 0, 0, now() from gone g
+  select g.timeline, g.row_key, $7, null, true, null, null, 0, 0, 0, now() from gone g
   on conflict do nothing
 ), put as (
   insert into etcd_kv as k (key, value, value_bytes, revision, create_revision, version, lease, timeline)
@@ -221,7 +224,7 @@ with page as materialized (
     timeline = excluded.timeline, ts = excluded.ts
   returning true
 ), deleted as (
-  delete from etcd_kv k using gone g where k.key = g.key returning true
+  delete from etcd_kv k using gone g where k.key = g.row_key returning true
 ), ${noteDeleted("gone")}, skipped as (
   insert into etcd_sync_event (kind, timeline, detail) select 'key-skipped', f.timeline, d from fence f, unnest($10::jsonb[]) d
 )
