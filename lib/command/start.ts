@@ -1,6 +1,6 @@
 /** `start`: runs a stream until it is stopped. */
 import type { Command } from "commander";
-import { readConfig, readLog, type StartFlags } from "../config.ts";
+import { type Flags as ConfigFlags, readConfig, readLog } from "../config.ts";
 import { startEmbedded } from "../embedded/embedded.ts";
 import { sentence } from "../errors.ts";
 import { guardTransport } from "../etcd/guard.ts";
@@ -10,7 +10,7 @@ import { makeLog } from "../log.ts";
 import { start } from "../start.ts";
 import { connectionOptions, streamOptions } from "./options.ts";
 
-interface Flags extends StartFlags {
+interface Flags extends ConfigFlags {
   embedded?: boolean;
   embeddedDir?: string;
 }

@@ -43,6 +43,9 @@ const PARAMETERS: Record<string, string> = {
   options: "PGOPTIONS",
 };
 
+/** What libpq's variables say of a connection. */
+export const POSTGRES_VARIABLES: readonly string[] = [...Object.values(PARAMETERS), "PGPASSFILE"];
+
 const DEFAULT_CONNECT_SECONDS = "10";
 const SHAPE = "wanted postgres://user@host:port[,host:port]/database";
 
@@ -89,7 +92,9 @@ function readParts(dsn: string, wrong: Wrong): Record<string, string> {
   };
   for (const [name, text] of readQuery(query ?? "", wrong)) {
     if (!(name in PARAMETERS)) {
-      wrong(`parameters are ${Object.keys(PARAMETERS).join(", ")}; '${name}' is unknown`);
+      // one that does not look like a name can be a part of a password
+      const which = /^[a-z_]{1,30}$/i.test(name) ? `'${name}'` : "one";
+      wrong(`parameters are ${Object.keys(PARAMETERS).join(", ")}; ${which} is unknown`);
     }
     given[name] = text;
   }
