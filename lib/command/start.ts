@@ -29,11 +29,13 @@ async function run(flags: Flags): Promise<void> {
   const signal = stopSignal(log);
   guardTransport((error) => log.debug({ error: sentence(error) }, "a connection to etcd broke"));
   await using opened = new AsyncDisposableStack();
-  if (flags.embedded || flags.embeddedDir) {
+  const embedded = flags.embedded || flags.embeddedDir;
+  if (embedded) {
     const servers = opened.use(await startEmbedded({ dir: flags.embeddedDir, log, signal }));
     flags = { ...flags, postgresDsn: servers.postgresDsn, etcdDsn: servers.etcdDsn };
     console.log(firstSteps(servers));
   }
-  await start(readConfig(flags), log, signal);
+  // at a terminal SIGHUP is its end, and that of the servers that were started for it
+  await start(readConfig(flags), log, signal, embedded ? undefined : () => readConfig(flags));
   log.info("stopped");
 }

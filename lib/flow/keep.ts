@@ -50,8 +50,13 @@ async function keepOn(
   done: () => void,
 ): Promise<void> {
   const limit = new WalLimit(stream, session);
-  const tasks = retentionTasks(session, stream.settings.retention);
+  let { retention } = stream.settings;
+  let tasks = retentionTasks(session, retention);
   while (!signal.aborted) {
+    if (stream.settings.retention !== retention) { // changed at run time
+      ({ retention } = stream.settings);
+      tasks = retentionTasks(session, retention);
+    }
     const began = performance.now();
     await limit.check(began);
     await nextStep(tasks, began);
@@ -115,16 +120,19 @@ class WalLimit {
   due = 0;
   readonly #stream: Stream;
   readonly #session: Session;
+  #limit: number | null;
   #told: "wal-filling" | "wal-full" | null = null;
 
   constructor(stream: Stream, session: Session) {
     this.#stream = stream;
     this.#session = session;
+    this.#limit = stream.settings.walLimit;
   }
 
   async check(now: number): Promise<void> {
-    if (now < this.due) return;
     const limit = this.#stream.settings.walLimit;
+    if (now < this.due && limit === this.#limit) return;
+    this.#limit = limit;
     const waiting = await roomForWriters(this.#session, limit);
     // counting a long queue takes a while: a twentieth of the time at most
     this.due = now + Math.max(LIMIT_EVERY_MS, 20 * (performance.now() - now));

@@ -64,7 +64,9 @@ function readName(key: unknown, wrong: (what: string) => never): Name {
 /** As it is written: a number or a truth value reads as a flag's text does. */
 function readScalar(name: Name, value: unknown, wrong: (what: string) => never): string {
   const wanted = `'${name}' wants ${setting(name).type.description}`;
-  if (!isScalar(value)) return wrong(`${wanted}, got ${value === null ? "nothing" : "a list or a map"}`);
+  if (!isScalar(value)) {
+    return wrong(`${wanted}, got ${value === null ? "nothing" : "a list, a map or a reference"}`);
+  }
   if (value.value === null) return wrong(`${wanted}, got nothing`);
   return typeof value.value === "string" ? value.value : value.source ?? String(value.value);
 }

@@ -67,6 +67,7 @@ export const SETTINGS = {
     what: "a file that holds the postgres-dsn, such as a mounted secret",
     type: path,
     takes: "file",
+    reload: true,
     group: "connection",
   },
   "etcd-dsn": {
@@ -82,6 +83,7 @@ export const SETTINGS = {
     what: "a file that holds the etcd-dsn, such as a mounted secret",
     type: path,
     takes: "file",
+    reload: true,
     group: "connection",
   },
   stream: {
