@@ -2,12 +2,14 @@
 import process from "node:process";
 import { Command } from "commander";
 import manifest from "./deno.json" with { type: "json" };
+import { addConfig } from "./lib/command/config.ts";
 import { addStart } from "./lib/command/start.ts";
 import { EXIT, Fatal, kindOf, sentence } from "./lib/errors.ts";
 
 const program = new Command("etcd-pg-sync")
   .description("Keeps a PostgreSQL database and an etcd keyspace in step, both ways.")
   .version(manifest.version)
+  .enablePositionalOptions() // else those of `config check` would be taken by `config`
   .exitOverride((error) => {
     throw error.exitCode === 0
       ? error
@@ -16,6 +18,7 @@ const program = new Command("etcd-pg-sync")
   .configureOutput({ outputError: () => {} });
 
 addStart(program);
+addConfig(program);
 
 if (import.meta.main) {
   try {

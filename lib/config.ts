@@ -69,6 +69,12 @@ export function configOf(settings: Settings, env: Environment): Config {
   };
 }
 
+/** What is given must be right, what is missing may be. @throws {Fatal} see `readConfig` */
+export function checkGiven(settings: Settings, env: Environment): void {
+  if (settings["postgres-dsn"].text !== undefined || env.PGHOST) readPostgres(settings, env);
+  if (settings["etcd-dsn"].text !== undefined) readEtcd(settings, env);
+}
+
 /** What the log needs, which is made before the rest is looked at. @throws {Fatal} see `readConfig` */
 export function readLog(flags: Flags, env: Environment = Deno.env.toObject()): LogOptions {
   return logOf(readSettings(flags, env));
