@@ -2,7 +2,9 @@
 import process from "node:process";
 import { Command } from "commander";
 import manifest from "./deno.json" with { type: "json" };
+import { addCompletion } from "./lib/command/completion.ts";
 import { addConfig } from "./lib/command/config.ts";
+import { addExamples } from "./lib/command/examples.ts";
 import { addStart } from "./lib/command/start.ts";
 import { EXIT, Fatal, kindOf, sentence } from "./lib/errors.ts";
 
@@ -19,6 +21,8 @@ const program = new Command("etcd-pg-sync")
 
 addStart(program);
 addConfig(program);
+addCompletion(program);
+addExamples(program);
 
 if (import.meta.main) {
   try {

@@ -2,7 +2,7 @@
 import { type Config, identity } from "../config.ts";
 import { prefixEnd } from "../core/codec.ts";
 import { etcdVersion } from "../core/version.ts";
-import { kindOf } from "../errors.ts";
+import { kindOf, sentence } from "../errors.ts";
 import { EtcdClient } from "../etcd/client.ts";
 import { readKey, readRange } from "../etcd/kv.ts";
 import { readOwnMarker } from "../etcd/marker.ts";
@@ -52,8 +52,9 @@ async function checkServer(
     const findings = [first, ...advice.map((what): Finding => ({ server, state: "advice", what }))];
     return { findings, answers: supported };
   } catch (error) {
+    const where = sentence(error).startsWith(`${endpoint}: `) ? "" : `at '${endpoint}'`;
     return {
-      findings: [broken(server, `at '${endpoint}'`, error, loginRemedy(config, error))],
+      findings: [broken(server, where, error, loginRemedy(config, error))],
       answers: false,
     };
   } finally {

@@ -11,7 +11,7 @@ import { sourceText } from "../settings/source.ts";
 import { NAMES, setting } from "../settings/table.ts";
 import { connectionOptions, streamOptions } from "./options.ts";
 
-type Formatted = Flags & { format: "text" | "json" };
+type Formatted = Flags & { format?: "text" | "json" };
 
 export function addConfig(program: Command): void {
   const config = program.command("config").description(
@@ -23,11 +23,11 @@ export function addConfig(program: Command): void {
   for (const command of [config, check]) {
     streamOptions(connectionOptions(command))
       .addOption(
-        new Option("--format <format>", "how to print it").choices(["text", "json"]).default("text"),
+        new Option("--format <format>", "how to print it, text if not given").choices(["text", "json"]),
       );
   }
   config.action(show);
-  check.action(run);
+  check.action((flags: Formatted) => run({ ...config.opts(), ...flags })); // `config -p … check` too
 }
 
 /** Also where a DSN is missing; nothing is connected. */
