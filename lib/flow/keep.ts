@@ -20,6 +20,8 @@ import type { Stream } from "../stream.ts";
 
 const STANDBY_MS = 5_000;
 const LIMIT_EVERY_MS = 1_000;
+/** SIGHUP changes them. */
+const SETTINGS_EVERY_MS = 1_000;
 const MOST_OFTEN_MS = 1_000;
 const LEAST_PAUSE_MS = 20;
 const MINUTE_MS = 60_000;
@@ -64,7 +66,7 @@ async function keepOn(
     const now = performance.now();
     const pause = tasks.some((task) => task.steps)
       ? now - began // half of the time at most
-      : Math.min(limit.due, now + MINUTE_MS, ...tasks.map((task) => task.due)) - now;
+      : Math.min(limit.due, now + SETTINGS_EVERY_MS, ...tasks.map((task) => task.due)) - now;
     await sleep(Math.max(LEAST_PAUSE_MS, pause), signal);
   }
 }

@@ -20,7 +20,7 @@ export function script(section: string, language: string): string[] {
 export interface Guarded extends AsyncDisposable {
   world: World;
   /** As root. */
-  ctl(args: string[]): Promise<string>;
+  ctl(args: string[], input?: string): Promise<string>;
   /** The program's `-e` for this user. */
   dsn(login: string): string;
   stop(): Promise<void>;
@@ -34,13 +34,19 @@ export async function guarded(args: string[] = []): Promise<Guarded> {
   const address = server.dsn.replace(/^etcd:\/\/|\/$/g, "");
   const { etcdctl } = await findEtcd(defaultSearch(), quietLog);
   assert.ok(etcdctl, "these tests need etcdctl beside etcd, or on PATH");
-  const run = async (args: string[]) => {
+  const run = async (args: string[], input = "") => {
     const command = new Deno.Command(etcdctl, {
       args: [`--endpoints=${address}`, ...args],
       env: { ETCDCTL_API: "3" },
-      stdin: "null",
+      stdin: "piped",
+      stdout: "piped",
+      stderr: "piped",
     });
-    const { success, stdout, stderr } = await command.output();
+    const child = command.spawn();
+    const writer = child.stdin.getWriter();
+    await writer.write(new TextEncoder().encode(input));
+    await writer.close();
+    const { success, stdout, stderr } = await child.output();
     const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
     if (!success) throw new Error(`etcdctl ${args.join(" ")}: ${text(stderr)}`);
     return text(stdout);
@@ -55,7 +61,7 @@ export async function guarded(args: string[] = []): Promise<Guarded> {
   const all = stack.move();
   return {
     world,
-    ctl: (args) => run(["--user=root:root", ...args]),
+    ctl: (args, input) => run(["--user=root:root", ...args], input),
     dsn: (login) => `etcd://${login}@${address}/app/`,
     stop: () => server.stop(),
     start: () => server.start(),
