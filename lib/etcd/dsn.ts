@@ -40,6 +40,8 @@ export function readEtcdDsn(
   const parts = /^([a-z0-9+.-]+):\/\/(?:([^@/]*)@)?([^/?]*)([^?]*)(?:\?(.*))?$/is.exec(dsn);
   if (!parts) wrong(SHAPE);
   const [, scheme, login, hosts, path, query] = parts;
+  // else a password that is not encoded would be taken for a host and a prefix, and shown
+  if (path.includes("@")) wrong("an '@' in the password or the prefix must be written '%40'");
   if (scheme !== "etcd") wrong(`scheme must be 'etcd', got '${scheme}'`);
   // an empty variable is none, as to etcdctl
   const variable: Variable = (name) => env(name) || undefined;
@@ -111,10 +113,7 @@ function decode(text: string, wrong: Wrong): string {
 function readPrefix(path: string, wrong: Wrong): Uint8Array {
   const parts = path.split(/%([0-9a-f]{2})/i).map((part, i) => {
     if (i % 2) return Uint8Array.of(parseInt(part, 16));
-    const percent = part.indexOf("%");
-    if (percent >= 0) {
-      wrong(`'%' must be followed by two hex digits, got '${part.slice(percent, percent + 3)}'`);
-    }
+    if (part.includes("%")) wrong("'%' must be followed by two hex digits");
     return new TextEncoder().encode(part);
   });
   return concat(parts);

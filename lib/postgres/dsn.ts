@@ -83,6 +83,8 @@ function readParts(dsn: string, wrong: Wrong): Record<string, string> {
   if (!parts) wrong(SHAPE);
   const [, scheme, login, hosts, database, query] = parts;
   if (scheme !== "postgres" && scheme !== "postgresql") wrong("scheme must be 'postgres' or 'postgresql'");
+  // else a password that is not encoded would be taken for a host and a database, and shown
+  if (database?.includes("@")) wrong("an '@' in the password or the database must be written '%40'");
   const [user, password] = (login ?? "").split(/:(.*)/s);
   const given: Record<string, string> = {
     user: decode(user, wrong),

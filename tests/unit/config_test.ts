@@ -103,11 +103,19 @@ const wrong: [Partial<Flags>, string][] = [
   ],
   [
     { etcdDsn: "etcd://a/%f" },
-    "Cannot read 'etcd-dsn' from --etcd-dsn: '%' must be followed by two hex digits, got '%f' in 'etcd://a/%f'",
+    "Cannot read 'etcd-dsn' from --etcd-dsn: '%' must be followed by two hex digits in 'etcd://a/%f'",
   ],
   [
     { etcdDsn: "etcd://a/%zz" },
-    "Cannot read 'etcd-dsn' from --etcd-dsn: '%' must be followed by two hex digits, got '%zz' in 'etcd://a/%zz'",
+    "Cannot read 'etcd-dsn' from --etcd-dsn: '%' must be followed by two hex digits in 'etcd://a/%zz'",
+  ],
+  [
+    { etcdDsn: "etcd://a/b@c" },
+    "Cannot read 'etcd-dsn' from --etcd-dsn: an '@' in the password or the prefix must be written '%40' in 'etcd://a/b@c'",
+  ],
+  [
+    { postgresDsn: "postgres://me:x@y/z@db/app" },
+    "Cannot read 'postgres-dsn' from --postgres-dsn: an '@' in the password or the database must be written '%40', got 'postgres://me@db/app'",
   ],
   [
     { etcdDsn: "etcd://a/?tsl=true" },
@@ -275,7 +283,7 @@ Deno.test("an etcd DSN's path is the prefix, byte for byte", strict, () => {
     ["etcd://a/é😀", bytes("/é😀")],
     ["etcd://a/%C3%A9", bytes("/é")],
     ["etcd://a/a b", bytes("/a b")],
-    ["etcd://a/a@b:c", bytes("/a@b:c")],
+    ["etcd://a/a%40b:c", bytes("/a@b:c")],
     // nothing is resolved or cut off: a prefix is no path of the web
     ["etcd://a/x/../y/./z", bytes("/x/../y/./z")],
     ["etcd://a/x#y", bytes("/x#y")],
