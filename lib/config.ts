@@ -75,12 +75,8 @@ export function checkGiven(settings: Settings, env: Environment): void {
   if (settings["etcd-dsn"].text !== undefined) readEtcd(settings, env);
 }
 
-/** What the log needs, which is made before the rest is looked at. @throws {Fatal} see `readConfig` */
-export function readLog(flags: Flags, env: Environment = Deno.env.toObject()): LogOptions {
-  return logOf(readSettings(flags, env));
-}
-
-function logOf(settings: Settings): LogOptions {
+/** What the log needs, which is made before the rest is looked at. */
+export function logOf(settings: Settings): LogOptions {
   return { level: value(settings, "log-level"), format: value(settings, "log-format") };
 }
 

@@ -3,7 +3,7 @@ import { type Command, Option } from "commander";
 import { checkEtcd } from "../check/etcd.ts";
 import { exitCode, type Finding, findingsText } from "../check/finding.ts";
 import { checkPostgres } from "../check/postgres.ts";
-import { checkGiven, fillingVariables, type Flags, readConfig, readLog, shown } from "../config.ts";
+import { checkGiven, fillingVariables, type Flags, readConfig, shown } from "../config.ts";
 import { guardTransport } from "../etcd/guard.ts";
 import { makeLog } from "../log.ts";
 import { readSettings } from "../settings/read.ts";
@@ -76,10 +76,9 @@ function variableText(name: string, value: string): string {
 }
 
 async function run(flags: Formatted): Promise<void> {
-  const log = makeLog(readLog(flags));
   guardTransport(() => {});
   const config = readConfig(flags);
-  const { findings: postgres, streamId } = await checkPostgres(config, log);
+  const { findings: postgres, streamId } = await checkPostgres(config, makeLog(config.log));
   const findings: Finding[] = [...postgres, ...await checkEtcd(config, streamId)];
   const code = exitCode(findings);
   console.log(

@@ -5,6 +5,7 @@ import { Fatal } from "../../lib/errors.ts";
 import { type Flags, readSettings } from "../../lib/settings/read.ts";
 import { sourceText } from "../../lib/settings/source.ts";
 import { type Name, NAMES, setting } from "../../lib/settings/table.ts";
+import { runProgram } from "../support/program.ts";
 
 const strict = { sanitizeOps: true, sanitizeResources: true };
 
@@ -155,6 +156,10 @@ Deno.test("a variable that is no setting is refused with the nearest name", stri
     "Cannot use the variable ETCD_PG_SYNC_MAX_TXN_OP: there is no such setting; did you mean 'ETCD_PG_SYNC_MAX_TXN_OPS'?",
   );
   assertRefused(
+    () => readSettings({}, { ETCD_PG_SYNC_POSTGRES_PORT: "5432" }),
+    "Cannot use the variable ETCD_PG_SYNC_POSTGRES_PORT: there is no such setting; did you mean 'ETCD_PG_SYNC_POSTGRES_DSN'?",
+  );
+  assertRefused(
     () => readSettings({}, { ETCD_PG_SYNC_POSTGRES_PASSWORD_OF_OURS: "hunter2" }),
     "Cannot use the variable ETCD_PG_SYNC_POSTGRES_PASSWORD_OF_OURS: there is no such setting",
   );
@@ -178,6 +183,16 @@ Deno.test("variables that others set under our name are left alone", strict, () 
     ETCD_PG_SYNC_TEST_SEED: "1",
     ETCD_PG_SYNCHRONOUS: "not ours",
   });
+});
+
+Deno.test("the file of settings is read once: it may be a pipe", strict, async () => {
+  await using dir = await folder({});
+  const pipe = dir.file("pipe");
+  assert.ok((await new Deno.Command("mkfifo", { args: [pipe] }).output()).success);
+  const command = ["start", "--config", pipe, "-e", "etcd://127.0.0.1:1/"];
+  const ended = runProgram(command); // before the pipe is opened to write, which waits for a reader
+  await Deno.writeTextFile(pipe, "postgres-dsn: postgres://127.0.0.1:1/db\n");
+  assert.match((await ended).stderr, /Cannot use PostgreSQL at 'postgres:\/\/127.0.0.1:1\/db': /);
 });
 
 Deno.test("a DSN can stand in a file, whose line break does not count", strict, async () => {
