@@ -5,6 +5,7 @@ import manifest from "./deno.json" with { type: "json" };
 import { addCompletion } from "./lib/command/completion.ts";
 import { addConfig } from "./lib/command/config.ts";
 import { addExamples } from "./lib/command/examples.ts";
+import { addControl } from "./lib/command/control.ts";
 import { addStart } from "./lib/command/start.ts";
 import { EXIT, Fatal, kindOf, sentence } from "./lib/errors.ts";
 
@@ -20,6 +21,7 @@ const program = new Command("etcd-pg-sync")
   .configureOutput({ outputError: () => {} });
 
 addStart(program);
+addControl(program);
 addConfig(program);
 addCompletion(program);
 addExamples(program);

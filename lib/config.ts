@@ -12,13 +12,17 @@ import { variableOf } from "./settings/table.ts";
 
 export type { Flags } from "./settings/read.ts";
 
-export interface Config {
+/** Where a stream lives in PostgreSQL. */
+export interface StreamPlace {
   postgresDsn: string;
-  etcd: EtcdOptions;
-  prefix: Uint8Array;
   stream: string;
   schema: string;
   log: LogOptions;
+}
+
+export interface Config extends StreamPlace {
+  etcd: EtcdOptions;
+  prefix: Uint8Array;
   /** etcd is only read. */
   oneWay: boolean;
   maxTxnOps: number;
@@ -47,12 +51,9 @@ export function readConfig(flags: Flags, env: Environment = Deno.env.toObject())
 export function configOf(settings: Settings, env: Environment): Config {
   const { etcd, prefix } = readEtcd(settings, env);
   return {
-    postgresDsn: readPostgres(settings, env),
+    ...placeOf(settings, env),
     etcd,
     prefix,
-    stream: value(settings, "stream"),
-    schema: value(settings, "schema"),
-    log: logOf(settings),
     oneWay: value(settings, "one-way"),
     maxTxnOps: value(settings, "max-txn-ops"),
     rescanAfter: value(settings, "rescan-after"),
@@ -66,6 +67,20 @@ export function configOf(settings: Settings, env: Environment): Config {
     },
     walLimit: value(settings, "wal-limit"),
     settings,
+  };
+}
+
+/** For a command that needs no etcd. @throws {Fatal} see `readConfig` */
+export function readStreamPlace(flags: Flags, env: Environment = Deno.env.toObject()): StreamPlace {
+  return placeOf(readSettings(flags, env), env);
+}
+
+function placeOf(settings: Settings, env: Environment): StreamPlace {
+  return {
+    postgresDsn: readPostgres(settings, env),
+    stream: value(settings, "stream"),
+    schema: value(settings, "schema"),
+    log: logOf(settings),
   };
 }
 

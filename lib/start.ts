@@ -72,7 +72,7 @@ async function checkRights(config: Config, kv: EtcdClient): Promise<void> {
   const { from, to } = prefixRange(config.prefix);
   try {
     await readRange(kv, from, to, 1);
-    await readKey(kv, markerKey(config.stream));
+    if (!config.oneWay) await readKey(kv, markerKey(config.stream));
   } catch (error) {
     if (kindOf(error) === "permission") throw error;
   }

@@ -76,10 +76,10 @@ async function checkStream(client: EtcdClient, config: Config, streamId?: string
   const grant = await grants(client, config);
   const rights: [what: string, range: string, ask: () => Promise<unknown>][] = [
     [`read the keys under '${prefixText}'`, "prefix", () => readRange(client, from, to, 1)],
-    [`read the marker '${text(marker)}'`, "marker", () => readKey(client, marker)],
   ];
-  if (!config.oneWay) {
+  if (!config.oneWay) { // else there is no marker
     rights.push(
+      [`read the marker '${text(marker)}'`, "marker", () => readKey(client, marker)],
       [`write the keys under '${prefixText}'`, "prefix", () => probeWrite(client, edges(prefix))],
       [`write the marker '${text(marker)}'`, "marker", () => probeWrite(client, [marker])],
     );
@@ -94,7 +94,8 @@ async function checkStream(client: EtcdClient, config: Config, streamId?: string
       ...findings[0].remedy ?? [],
     ];
   }
-  if (!config.oneWay) findings.push(await operations(client, config), await requestBytes(client));
+  if (config.oneWay) return findings;
+  findings.push(await operations(client, config), await requestBytes(client));
   if (streamId) findings.push(...await ownMarker(client, marker, streamId));
   return findings;
 }

@@ -17,6 +17,15 @@ const EXAMPLES: Record<string, [what: string, line: string][]> = {
   "config check": [
     ["what the servers lack, and the statements that grant it", `config check ${DSNS}`],
   ],
+  pause: [[
+    "stop the stream in schema etcd while you work on it",
+    'pause --schema etcd --reason "moving etcd"',
+  ]],
+  resume: [["end it", "resume --schema etcd"]],
+  resync: [
+    ["compare all of it with etcd again", "resync --schema etcd"],
+    ["only the keys under /app/flags/", "resync --schema etcd --prefix /app/flags/"],
+  ],
   completion: [
     ["in bash", "completion bash > ~/.local/share/bash-completion/completions/etcd-pg-sync"],
     ["in zsh, at the end of ~/.zshrc", "completion zsh >> ~/.zshrc"],

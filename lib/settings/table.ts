@@ -116,7 +116,7 @@ export const SETTINGS = {
     group: "connection",
   },
   "one-way": {
-    what: "mirror only: etcd is read and never written, and writes from SQL are refused",
+    what: "mirror only: nothing is written to etcd, and read rights on the prefix are enough",
     type: toggle,
     default: "false",
     group: "stream",
