@@ -2,6 +2,9 @@
 import process from "node:process";
 import { Command } from "commander";
 import manifest from "./deno.json" with { type: "json" };
+import { addCompletion } from "./lib/command/completion.ts";
+import { addConfig } from "./lib/command/config.ts";
+import { addExamples } from "./lib/command/examples.ts";
 import { addControl } from "./lib/command/control.ts";
 import { addStart } from "./lib/command/start.ts";
 import { EXIT, Fatal, kindOf, sentence } from "./lib/errors.ts";
@@ -9,6 +12,7 @@ import { EXIT, Fatal, kindOf, sentence } from "./lib/errors.ts";
 const program = new Command("etcd-pg-sync")
   .description("Keeps a PostgreSQL database and an etcd keyspace in step, both ways.")
   .version(manifest.version)
+  .enablePositionalOptions() // else those of `config check` would be taken by `config`
   .exitOverride((error) => {
     throw error.exitCode === 0
       ? error
@@ -18,6 +22,9 @@ const program = new Command("etcd-pg-sync")
 
 addStart(program);
 addControl(program);
+addConfig(program);
+addCompletion(program);
+addExamples(program);
 
 if (import.meta.main) {
   try {

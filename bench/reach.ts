@@ -82,7 +82,7 @@ interface Program extends AsyncDisposable {
 
 function program(dsn: string, prefix: string, session: Session): Program {
   const permissions = ["net", "env", "read", "write", "run", "sys"].map((p) => `--allow-${p}`);
-  const binary = Deno.env.get("ETCD_PG_SYNC_BINARY");
+  const binary = Deno.env.get("ETCD_PG_SYNC_TEST_BINARY");
   const args = [
     "start",
     "-p",

@@ -71,3 +71,39 @@ export function stopSignal(log?: Log): AbortSignal {
   }
   return stop.signal;
 }
+
+/** SIGHUP, which would end the program. One that comes before there is somebody to hear it is kept. */
+export class Hangups implements Disposable {
+  #heard = 0;
+  #hear: (() => Promise<void>) | undefined;
+  #busy = false;
+
+  readonly #listener = () => {
+    this.#heard++;
+    void this.#work();
+  };
+
+  constructor() {
+    Deno.addSignalListener("SIGHUP", this.#listener);
+  }
+
+  /** Calls `hear`, which must not fail, for each, one call at a time; those that come meanwhile are one. */
+  each(hear: () => Promise<void>): void {
+    this.#hear = hear;
+    void this.#work();
+  }
+
+  async #work(): Promise<void> {
+    if (this.#busy || !this.#hear) return;
+    this.#busy = true;
+    while (this.#heard > 0) {
+      this.#heard = 0;
+      await this.#hear();
+    }
+    this.#busy = false;
+  }
+
+  [Symbol.dispose](): void {
+    Deno.removeSignalListener("SIGHUP", this.#listener);
+  }
+}

@@ -4,20 +4,30 @@ import { checkedEtcdVersion, postgresOptions, withEtcd, withPostgres } from "./c
 import { kindOf } from "./errors.ts";
 import { EtcdClient } from "./etcd/client.ts";
 import { readKey, readRange } from "./etcd/kv.ts";
+import { Hangups } from "./lifecycle.ts";
 import type { Log } from "./log.ts";
 import { type PostgresOptions, Session } from "./postgres/client.ts";
 import { migrate } from "./postgres/migrate.ts";
 import { ensureStream, setGate } from "./postgres/state.ts";
+import { reloader } from "./reload.ts";
 import { runStream } from "./run.ts";
-import { markerKey, prefixRange, type Stream } from "./stream.ts";
+import { gateOf, markerKey, prefixRange, settingsOf, type Stream } from "./stream.ts";
 
 const MAX_KEY_BYTES = 2_500;
-/** etcd's default for a request (--max-request-bytes is 1.5 MiB), less the marker and the framing. */
-const MAX_TXN_BYTES = 1_500_000;
 
-/** Runs until `signal` aborts. @throws {Fatal} with an exit code where it cannot begin */
-export async function start(config: Config, log: Log, signal: AbortSignal): Promise<void> {
+/**
+ * Runs until `signal` aborts.
+ * @param reread what is configured by now; without it SIGHUP ends the program
+ * @throws {Fatal} with an exit code where it cannot begin
+ */
+export async function start(
+  config: Config,
+  log: Log,
+  signal: AbortSignal,
+  reread?: () => Config,
+): Promise<void> {
   await using opened = new AsyncDisposableStack();
+  const hangups = reread && opened.use(new Hangups());
   const kv = opened.adopt(new EtcdClient(config.etcd), (client) => client.close());
   const watch = opened.adopt(new EtcdClient(config.etcd), (client) => client.close());
   const postgres = postgresOptions(config, log);
@@ -28,17 +38,7 @@ export async function start(config: Config, log: Log, signal: AbortSignal): Prom
     return server;
   });
   const stream: Stream = {
-    settings: {
-      name: config.stream,
-      schema: config.schema,
-      prefix: config.prefix,
-      limits: { maxRows: config.maxTxnOps - 1, maxBytes: MAX_TXN_BYTES },
-      rescanAfter: config.rescanAfter,
-      freshTimeoutMs: config.freshTimeoutMs,
-      retention: config.retention,
-      walLimit: config.walLimit,
-      oneWay: config.oneWay,
-    },
+    settings: settingsOf(config),
     select: { prefix: config.prefix, maxKeyBytes: MAX_KEY_BYTES },
     postgres,
     kv,
@@ -47,6 +47,7 @@ export async function start(config: Config, log: Log, signal: AbortSignal): Prom
     log,
     fragment: false,
   };
+  hangups?.each(reloader(stream, config, reread!));
   await runStream(stream, signal);
 }
 
@@ -54,13 +55,7 @@ async function install(config: Config, postgres: PostgresOptions, log: Log): Pro
   await using session = await Session.open(postgres);
   const { applied } = await migrate(session, config.schema);
   await ensureStream(session, identity(config));
-  await setGate(session, {
-    maxTxnRows: config.maxTxnOps - 1,
-    maxTxnBytes: MAX_TXN_BYTES,
-    refuseOversize: config.refuseOversize,
-    maxDeletes: config.maxDeletes,
-    oneWay: config.oneWay,
-  });
+  await setGate(session, gateOf(config));
   const [{ version }] = await session.run<{ version: string }>(
     "server-version",
     "select current_setting('server_version') as version",

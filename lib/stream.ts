@@ -1,4 +1,5 @@
 /** A stream as a value: one process can run many. */
+import type { Config } from "./config.ts";
 import type { Control } from "./control.ts";
 import type { OwnWrites } from "./core/txn.ts";
 import { prefixEnd } from "./core/codec.ts";
@@ -10,9 +11,13 @@ import type { Log } from "./log.ts";
 import type { PostgresOptions, Session } from "./postgres/client.ts";
 import type { ServerClock } from "./postgres/clock.ts";
 import type { Retention } from "./postgres/keep.ts";
-import type { Place, StreamRow } from "./postgres/state.ts";
+import type { Gate, Place, StreamRow } from "./postgres/state.ts";
 import type { Limits } from "./postgres/wal.ts";
 
+/** etcd's default for a request (--max-request-bytes is 1.5 MiB), less the marker and the framing. */
+export const MAX_TXN_BYTES = 1_500_000;
+
+/** Read at each use, since SIGHUP changes them (lib/reload.ts). */
 export interface StreamSettings {
   name: string;
   schema: string;
@@ -67,6 +72,31 @@ export interface BatchState {
   /** The newest batch that was applied: a bump copies it. */
   last: { batch: number; batchHolder: string; batchRevision?: number; rows: [number, number, string][] };
   own: OwnWrites;
+}
+
+export function settingsOf(config: Config): StreamSettings {
+  return {
+    name: config.stream,
+    schema: config.schema,
+    prefix: config.prefix,
+    limits: { maxRows: config.maxTxnOps - 1, maxBytes: MAX_TXN_BYTES },
+    rescanAfter: config.rescanAfter,
+    freshTimeoutMs: config.freshTimeoutMs,
+    retention: config.retention,
+    walLimit: config.walLimit,
+    oneWay: config.oneWay,
+  };
+}
+
+/** One of the operations is the marker's. */
+export function gateOf(config: Config): Gate {
+  return {
+    maxTxnRows: config.maxTxnOps - 1,
+    maxTxnBytes: MAX_TXN_BYTES,
+    refuseOversize: config.refuseOversize,
+    maxDeletes: config.maxDeletes,
+    oneWay: config.oneWay,
+  };
 }
 
 /** etcd's key range for a prefix. An empty prefix begins at `\0`, the smallest key. */

@@ -1,6 +1,6 @@
 /** `pause`, `resume`, `resync`: what operators ask of the instance that works. */
 import type { Command } from "commander";
-import { readLog, readStreamPlace, type StartFlags } from "../config.ts";
+import { type Flags, readStreamPlace } from "../config.ts";
 import { openInstalled } from "../connect.ts";
 import { Fatal } from "../errors.ts";
 import { sleep, stopSignal } from "../lifecycle.ts";
@@ -23,7 +23,7 @@ export function addControl(program: Command): void {
   ).option("--prefix <key>", "only keys that begin with it").action(resync);
 }
 
-async function pause(flags: StartFlags & { reason?: string }): Promise<void> {
+async function pause(flags: Flags & { reason?: string }): Promise<void> {
   await withStream(flags, async (session, stream) => {
     const changed = await pauseStream(session, flags.reason ?? null);
     console.log(
@@ -34,14 +34,14 @@ async function pause(flags: StartFlags & { reason?: string }): Promise<void> {
   });
 }
 
-async function resume(flags: StartFlags): Promise<void> {
+async function resume(flags: Flags): Promise<void> {
   await withStream(flags, async (session, stream) => {
     const changed = await resumeStream(session);
     console.log(changed ? `Stream '${stream}' goes on` : `Stream '${stream}' was not paused`);
   });
 }
 
-async function resync(flags: StartFlags & { prefix?: string }): Promise<void> {
+async function resync(flags: Flags & { prefix?: string }): Promise<void> {
   await withStream(flags, async (session, stream) => {
     const id = await askResync(session, flags.prefix ?? null);
     const done = await untilDone(session, id);
@@ -73,10 +73,10 @@ function told(result: Resync["result"]): string {
 }
 
 async function withStream(
-  flags: StartFlags,
+  flags: Flags,
   work: (session: Session, stream: string) => Promise<void>,
 ): Promise<void> {
   const place = readStreamPlace(flags);
-  await using session = await openInstalled(place, makeLog(readLog(flags)));
+  await using session = await openInstalled(place, makeLog(place.log));
   await work(session, place.stream);
 }

@@ -1,16 +1,17 @@
 /** `start`: runs a stream until it is stopped. */
 import type { Command } from "commander";
-import { readConfig, readLog, type StartFlags } from "../config.ts";
+import { configOf, logOf, readConfig } from "../config.ts";
 import { startEmbedded } from "../embedded/embedded.ts";
 import { sentence } from "../errors.ts";
 import { guardTransport } from "../etcd/guard.ts";
 import { firstSteps } from "../first_steps.ts";
 import { stopSignal } from "../lifecycle.ts";
 import { makeLog } from "../log.ts";
+import { type Flags as SettingFlags, readSettings } from "../settings/read.ts";
 import { start } from "../start.ts";
 import { connectionOptions, streamOptions } from "./options.ts";
 
-interface Flags extends StartFlags {
+interface Flags extends SettingFlags {
   embedded?: boolean;
   embeddedDir?: string;
 }
@@ -19,25 +20,33 @@ export function addStart(program: Command): void {
   const command = program.command("start")
     .description("mirror etcd into PostgreSQL, and write what SQL writes to etcd, until stopped");
   connectionOptions(command)
-    .option(
-      "--one-way",
-      "mirror etcd only: nothing is written there, and read rights on the prefix are enough",
-    )
     .option("--embedded", "start a PostgreSQL and an etcd of its own")
     .option("--embedded-dir <folder>", "keep their data here between runs; implies --embedded");
   streamOptions(command).action(run);
 }
 
 async function run(flags: Flags): Promise<void> {
-  const log = makeLog(readLog(flags));
+  const env = Deno.env.toObject();
+  let settings = readSettings(flags, env); // once: the file may be a pipe
+  const log = makeLog(logOf(settings));
   const signal = stopSignal(log);
   guardTransport((error) => log.debug({ error: sentence(error) }, "a connection to etcd broke"));
   await using opened = new AsyncDisposableStack();
-  if (flags.embedded || flags.embeddedDir) {
+  const embedded = flags.embedded || flags.embeddedDir;
+  if (embedded) {
     const servers = opened.use(await startEmbedded({ dir: flags.embeddedDir, log, signal }));
-    flags = { ...flags, postgresDsn: servers.postgresDsn, etcdDsn: servers.etcdDsn };
+    settings = {
+      ...settings,
+      "postgres-dsn": ofEmbedded(servers.postgresDsn),
+      "etcd-dsn": ofEmbedded(servers.etcdDsn),
+    };
     console.log(firstSteps(servers));
   }
-  await start(readConfig(flags), log, signal);
+  // at a terminal SIGHUP is its end, and that of the servers that were started for it
+  await start(configOf(settings, env), log, signal, embedded ? undefined : () => readConfig(flags));
   log.info("stopped");
+}
+
+function ofEmbedded(dsn: string) {
+  return { text: dsn, value: dsn, source: { kind: "flag", name: "--embedded" } } as const;
 }

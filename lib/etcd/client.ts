@@ -8,7 +8,7 @@ import { unary, type UnaryOptions } from "./unary.ts";
 
 export { EtcdError } from "./error.ts";
 
-/** What `--etcd-dsn` says. `prefix` is not for the client, see lib/config.ts. */
+/** What `--etcd-dsn` says of the servers, see lib/etcd/dsn.ts. */
 export interface EtcdOptions {
   /** host:port */
   endpoints: string[];
@@ -25,7 +25,7 @@ export interface CallOptions<Answer> extends Omit<UnaryOptions<Answer>, "metadat
 
 /** The watch has a client of its own, so that a page never waits behind events. */
 export class EtcdClient {
-  readonly #options: EtcdOptions;
+  #options: EtcdOptions;
   readonly #endpoints: Endpoint[];
   #at = 0;
   #login: Promise<grpc.Metadata> | undefined;
@@ -83,6 +83,11 @@ export class EtcdClient {
   startOver(): void {
     this.#login = undefined;
     this.#failOver(this.#endpoints[this.#at]);
+  }
+
+  /** Counts from the next login on: a token that is valid stays in use. */
+  setLogin({ user, password }: Pick<EtcdOptions, "user" | "password">): void {
+    this.#options = { ...this.#options, user, password };
   }
 
   close(): void {

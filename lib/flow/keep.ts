@@ -20,6 +20,8 @@ import type { Stream } from "../stream.ts";
 
 const STANDBY_MS = 5_000;
 const LIMIT_EVERY_MS = 1_000;
+/** SIGHUP changes them. */
+const SETTINGS_EVERY_MS = 1_000;
 const MOST_OFTEN_MS = 1_000;
 const LEAST_PAUSE_MS = 20;
 const MINUTE_MS = 60_000;
@@ -50,8 +52,13 @@ async function keepOn(
   done: () => void,
 ): Promise<void> {
   const limit = new WalLimit(stream, session);
-  const tasks = retentionTasks(session, stream.settings.retention);
+  let { retention } = stream.settings;
+  let tasks = retentionTasks(session, retention);
   while (!signal.aborted) {
+    if (stream.settings.retention !== retention) { // changed at run time
+      ({ retention } = stream.settings);
+      tasks = retentionTasks(session, retention);
+    }
     const began = performance.now();
     await limit.check(began);
     await nextStep(tasks, began);
@@ -59,7 +66,7 @@ async function keepOn(
     const now = performance.now();
     const pause = tasks.some((task) => task.steps)
       ? now - began // half of the time at most
-      : Math.min(limit.due, now + MINUTE_MS, ...tasks.map((task) => task.due)) - now;
+      : Math.min(limit.due, now + SETTINGS_EVERY_MS, ...tasks.map((task) => task.due)) - now;
     await sleep(Math.max(LEAST_PAUSE_MS, pause), signal);
   }
 }
@@ -115,16 +122,19 @@ class WalLimit {
   due = 0;
   readonly #stream: Stream;
   readonly #session: Session;
+  #limit: number | null;
   #told: "wal-filling" | "wal-full" | null = null;
 
   constructor(stream: Stream, session: Session) {
     this.#stream = stream;
     this.#session = session;
+    this.#limit = stream.settings.walLimit;
   }
 
   async check(now: number): Promise<void> {
-    if (now < this.due) return;
     const limit = this.#stream.settings.walLimit;
+    if (now < this.due && limit === this.#limit) return;
+    this.#limit = limit;
     const waiting = await roomForWriters(this.#session, limit);
     // counting a long queue takes a while: a twentieth of the time at most
     this.due = now + Math.max(LIMIT_EVERY_MS, 20 * (performance.now() - now));

@@ -43,6 +43,9 @@ const PARAMETERS: Record<string, string> = {
   options: "PGOPTIONS",
 };
 
+/** What libpq's variables say of a connection. */
+export const POSTGRES_VARIABLES: readonly string[] = [...Object.values(PARAMETERS), "PGPASSFILE"];
+
 const DEFAULT_CONNECT_SECONDS = "10";
 const SHAPE = "wanted postgres://user@host:port[,host:port]/database";
 
@@ -80,6 +83,8 @@ function readParts(dsn: string, wrong: Wrong): Record<string, string> {
   if (!parts) wrong(SHAPE);
   const [, scheme, login, hosts, database, query] = parts;
   if (scheme !== "postgres" && scheme !== "postgresql") wrong("scheme must be 'postgres' or 'postgresql'");
+  // else a password that is not encoded would be taken for a host and a database, and shown
+  if (database?.includes("@")) wrong("an '@' in the password or the database must be written '%40'");
   const [user, password] = (login ?? "").split(/:(.*)/s);
   const given: Record<string, string> = {
     user: decode(user, wrong),
@@ -89,7 +94,9 @@ function readParts(dsn: string, wrong: Wrong): Record<string, string> {
   };
   for (const [name, text] of readQuery(query ?? "", wrong)) {
     if (!(name in PARAMETERS)) {
-      wrong(`parameters are ${Object.keys(PARAMETERS).join(", ")}; '${name}' is unknown`);
+      // one that does not look like a name can be a part of a password
+      const which = /^[a-z_]{1,30}$/i.test(name) ? `'${name}'` : "one";
+      wrong(`parameters are ${Object.keys(PARAMETERS).join(", ")}; ${which} is unknown`);
     }
     given[name] = text;
   }

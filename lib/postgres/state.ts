@@ -298,17 +298,17 @@ export async function startTimeline(
   });
 }
 
-/** What writers are held to; written only where it changed. */
-export async function setGate(
-  session: Session,
-  gate: {
-    maxTxnRows: number;
-    maxTxnBytes: number;
-    refuseOversize: boolean;
-    maxDeletes: number;
-    oneWay: boolean;
-  },
-): Promise<void> {
+/** What writers are held to. */
+export interface Gate {
+  maxTxnRows: number;
+  maxTxnBytes: number;
+  refuseOversize: boolean;
+  maxDeletes: number;
+  oneWay: boolean;
+}
+
+/** Written only where it changed. */
+export async function setGate(session: Session, gate: Gate): Promise<void> {
   await session.run(
     "set-gate",
     `update etcd_sync_gate set max_txn_rows = $1, max_txn_bytes = $2, refuse_oversize = $3, max_deletes = $4, one_way = $5

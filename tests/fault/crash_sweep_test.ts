@@ -6,7 +6,7 @@
  *   etcd down      it was carried out, no answer came     PostgreSQL down    it has committed, no answer came
  *
  * The way leads through all of a life: schema, place, first page, caught-up, marker, batches, settlements, events.
- * ETCD_PG_SYNC_SWEEP=1 takes every n; without, a run takes every eleventh from a random one on, and prints which.
+ * ETCD_PG_SYNC_TEST_SWEEP=1 takes every n; without, a run takes every eleventh from a random one on, and prints which.
  */
 import assert from "node:assert/strict";
 import { Proxy } from "../robustness/proxy.ts";
@@ -14,9 +14,11 @@ import { assertKept, quiet, record } from "../support/history.ts";
 import { crashed, streaming, strict } from "../support/run.ts";
 import { eventually, makeWorld, type World } from "../support/world.ts";
 
-const all = Deno.env.get("ETCD_PG_SYNC_SWEEP") === "1";
+const all = Deno.env.get("ETCD_PG_SYNC_TEST_SWEEP") === "1";
 const stride = all ? 1 : 11;
-const first = all ? 0 : Number(Deno.env.get("ETCD_PG_SYNC_SWEEP_FROM") ?? Math.floor(Math.random() * stride));
+const first = all
+  ? 0
+  : Number(Deno.env.get("ETCD_PG_SYNC_TEST_SWEEP_FROM") ?? Math.floor(Math.random() * stride));
 
 /** What waits for the program, and what comes while it runs. */
 async function prepare(world: World): Promise<void> {
@@ -72,7 +74,7 @@ for (const server of ["etcd", "postgres"] as const) {
       try {
         while (await crashAt(server, direction, chunk)) chunk += stride;
       } catch (error) {
-        const again = `ETCD_PG_SYNC_SWEEP_FROM=${first} deno task test tests/fault/crash_sweep_test.ts`;
+        const again = `ETCD_PG_SYNC_TEST_SWEEP_FROM=${first} deno task test tests/fault/crash_sweep_test.ts`;
         const message = `killed after chunk ${chunk}: ${(error as Error).message}; again: ${again}`;
         throw new Error(message, { cause: error });
       }

@@ -1,80 +1,11 @@
 /** etcd with users: the rights that the docs give, tokens that end, rights that are missing on one side only. */
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { findEtcd } from "../../lib/embedded/embedded.ts";
-import { defaultSearch } from "../../lib/embedded/search.ts";
+import { grantAll, type Guarded, guarded, loose, script } from "../support/guarded_etcd.ts";
 import { judged, quiet } from "../support/history.ts";
 import { streaming } from "../support/run.ts";
-import { ownEtcd, quiet as quietLog, tempDir } from "../support/servers.ts";
-import { EtcdDoor, eventually, makeWorld, type World } from "../support/world.ts";
-
-/** Without Deno's sanitizers: etcd3, the test's own door, leaves the channel of its login open. */
-const loose = { sanitizeOps: false, sanitizeResources: false };
-
-const rights = Deno.readTextFileSync(new URL("../../docs/rights.md", import.meta.url));
-
-/** The commands of a section of docs/rights.md. */
-function script(section: string, language: string): string[] {
-  const text = rights.split(`## ${section}\n`)[1].split("\n## ")[0];
-  const blocks = [...text.matchAll(new RegExp(`\`\`\`${language}\\n([\\s\\S]*?)\`\`\``, "g"))];
-  return blocks.flatMap(([, body]) => body.trim().split("\n"));
-}
-
-interface Guarded extends AsyncDisposable {
-  world: World;
-  /** As root. */
-  ctl(args: string[]): Promise<string>;
-  /** The program's `-e` for this user. */
-  dsn(login: string): string;
-  stop(): Promise<void>;
-  start(): Promise<void>;
-}
-
-/** An etcd with a root user, and a world on it. */
-async function guarded(args: string[] = []): Promise<Guarded> {
-  await using stack = new AsyncDisposableStack();
-  const server = stack.use(await ownEtcd(args));
-  const address = server.dsn.replace(/^etcd:\/\/|\/$/g, "");
-  const { etcdctl } = await findEtcd(defaultSearch(), quietLog);
-  assert.ok(etcdctl, "these tests need etcdctl beside etcd, or on PATH");
-  const run = async (args: string[]) => {
-    const command = new Deno.Command(etcdctl, {
-      args: [`--endpoints=${address}`, ...args],
-      env: { ETCDCTL_API: "3" },
-      stdin: "null",
-    });
-    const { success, stdout, stderr } = await command.output();
-    const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
-    if (!success) throw new Error(`etcdctl ${args.join(" ")}: ${text(stderr)}`);
-    return text(stdout);
-  };
-  await run(["user", "add", "root:root"]);
-  await run(["role", "add", "root"]).catch(() => {}); // some versions have it
-  await run(["user", "grant-role", "root", "root"]);
-  await run(["auth", "enable"]);
-  const outer = stack.use(await makeWorld({ prefix: "/app/" }));
-  const door = stack.use(new EtcdDoor(`etcd://root:root@${address}/`));
-  const world = stack.use(outer.on({ dsn: server.dsn, etcd: door }));
-  const all = stack.move();
-  return {
-    world,
-    ctl: (args) => run(["--user=root:root", ...args]),
-    dsn: (login) => `etcd://${login}@${address}/app/`,
-    stop: () => server.stop(),
-    start: () => server.start(),
-    [Symbol.asyncDispose]: () => all.disposeAsync(),
-  };
-}
-
-/** The script of the docs. */
-async function grantAll({ ctl }: Guarded): Promise<string> {
-  for (const line of script("etcd", "sh")) {
-    const [program, ...args] = line.split(" ");
-    assert.equal(program, "etcdctl");
-    await ctl(args);
-  }
-  return "etcd-pg-sync:secret";
-}
+import { tempDir } from "../support/servers.ts";
+import { eventually, type World } from "../support/world.ts";
 
 async function bothWays(world: World, name: string): Promise<void> {
   await eventually(() => world.etcd.put(world.key(`down-${name}`), name));

@@ -34,15 +34,16 @@ Deno.test("arguments that are wrong", strict, async () => {
     ],
     [
       ["start", "-e", "http://me:hunter2@h/", "-p", "postgres://h"],
-      /^etcd-pg-sync: Cannot read 'etcd-dsn': scheme must be 'etcd', got 'http' in 'http:\/\/me@h\/'$/,
+      /^etcd-pg-sync: Cannot read 'etcd-dsn' from --etcd-dsn: scheme must be 'etcd', got 'http' in 'http:\/\/me@h\/'$/,
     ],
     [
       ["start", "-e", "etcd://h", "-p", "host=h password=hunter2"],
-      /^etcd-pg-sync: Cannot read 'postgres-dsn': /,
+      /^etcd-pg-sync: Cannot read 'postgres-dsn' from --postgres-dsn: /,
     ],
     [["start", "--no-such-flag"], /^etcd-pg-sync: .*unknown option '--no-such-flag'/],
+    [["start", "--max-txn-op", "5"], /unknown option '--max-txn-op' \(Did you mean --max-txn-ops\?\)$/],
     [["strat"], /^etcd-pg-sync: .*unknown command 'strat'/],
-    [["start", "--log-level", "loud"], /^etcd-pg-sync: Cannot read 'log-level': .*'loud'$/],
+    [["start", "--log-level", "loud"], /^etcd-pg-sync: Cannot read 'log-level' from --log-level: .*'loud'$/],
   ];
   for (const [args, line] of cases) assertRefused(await runProgram(args), "configuration", line);
 });

@@ -12,7 +12,7 @@ Deno.test(
     await using world = await makeWorld();
     await installed(world);
     const dump = await dumpSchema(world.session(), world.schema);
-    if (Deno.env.has("ETCD_PG_SYNC_UPDATE")) Deno.writeTextFileSync(path, dump);
+    if (Deno.env.has("ETCD_PG_SYNC_TEST_UPDATE")) Deno.writeTextFileSync(path, dump);
     assert.equal(dump, Deno.readTextFileSync(path), "if it is meant: `deno task schema`");
   },
 );

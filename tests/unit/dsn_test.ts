@@ -79,7 +79,7 @@ Deno.test("any server that takes writes will do, and no other", strict, () => {
 const wrong: [string, string][] = [
   ["host=h password=hunter2", "wanted postgres://user@host:port[,host:port]/database"],
   ["postgres://me:hunter2@a@b/", "wanted postgres://user@host:port[,host:port]/database"],
-  ["postgres://me:hunter2/x@h/", "wanted postgres://user@host:port[,host:port]/database"],
+  ["postgres://me:hunter2/x@h/", "an '@' in the password or the database must be written '%40'"],
   ["postgres://::1:2/", "wanted postgres://user@host:port[,host:port]/database"],
   ["mysql://h/", "scheme must be 'postgres' or 'postgresql'"],
   ["postgres://h:0/", "port must be from 1 to 65535, got '0'"],

@@ -70,6 +70,16 @@ const walls: { why: string; from: (path: string) => boolean; to: (path: string) 
     to: within("lib/command/"),
   },
   {
+    why: "the settings know no server",
+    from: within("lib/settings/"),
+    to: (path) => !within("lib/settings/", "lib/errors.ts", "lib/log.ts")(path),
+  },
+  {
+    why: "only a command asks what the servers lack",
+    from: (path) => !within("lib/check/", "lib/command/")(path),
+    to: within("lib/check/"),
+  },
+  {
     why: "the machine is a table",
     from: within("lib/machine.ts"),
     to: () => true,
