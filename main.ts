@@ -3,7 +3,7 @@ import process from "node:process";
 import { Command } from "commander";
 import manifest from "./deno.json" with { type: "json" };
 import { addStart } from "./lib/command/start.ts";
-import { EXIT, Fatal, kindOf, sentence } from "./lib/errors.ts";
+import { codeOf, EXIT, Fatal, kindOf, sentence } from "./lib/errors.ts";
 
 const program = new Command("etcd-pg-sync")
   .description("Keeps a PostgreSQL database and an etcd keyspace in step, both ways.")
@@ -23,7 +23,7 @@ if (import.meta.main) {
     Deno.exit(EXIT.done);
   } catch (error) {
     if ((error as { exitCode?: number }).exitCode === 0) Deno.exit(EXIT.done); // --help, --version
-    console.error(`etcd-pg-sync: ${sentence(error)}`);
+    console.error(`etcd-pg-sync: ${sentence(error)} (${codeOf(error)})`);
     if (Deno.env.get("ETCD_PG_SYNC_STACK")) console.error(error);
     Deno.exit(EXIT[kindOf(error)]);
   }

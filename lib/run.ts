@@ -1,5 +1,5 @@
 /** The loop: state → its flow → outcome → transition. */
-import { Fatal, kindOf, LostPlace, sentence } from "./errors.ts";
+import { codeOf, Fatal, kindOf, LostPlace, sentence } from "./errors.ts";
 import { drain, waitForWal } from "./flow/drain.ts";
 import { keep } from "./flow/keep.ts";
 import { lead } from "./flow/lead.ts";
@@ -43,6 +43,7 @@ async function leadAgain(stream: Stream, signal: AbortSignal): Promise<void> {
       if (performance.now() - led > HEALTHY_MS) backoff.reset();
       const level = backoff.attempts === 0 ? "warn" : "debug"; // one line an episode
       stream.log[level]({
+        code: codeOf(error),
         error: sentence(error),
         kind: error instanceof LostPlace ? "lost-place" : kindOf(error),
       }, "begins anew");

@@ -166,7 +166,10 @@ async function replaced(
   row: StreamRow,
   check: HistoryCheck & { kind: "replaced" },
 ): Promise<StreamRow> {
-  stream.log.warn({ because: check.because, timeline: row.timeline + 1 }, "the history of etcd was replaced");
+  stream.log.warn(
+    { code: "EPS-612", because: check.because, timeline: row.timeline + 1 },
+    "the history of etcd was replaced",
+  );
   await startTimeline(session, place, row, next(row.state, "history-replaced"), check.clusterId);
   return await readStream(session);
 }

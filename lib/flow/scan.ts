@@ -168,7 +168,7 @@ class Scan implements AsyncDisposable {
       const merged = await mergePage(mirror, place, at, commit);
       if (merged.kind === "another-history") {
         this.#stream.log.warn(
-          { key: merged.key, revision: page.revision },
+          { code: "EPS-612", key: merged.key, revision: page.revision },
           "a key cannot be of this history: it was replaced",
         );
         return "history-replaced";
@@ -183,7 +183,9 @@ class Scan implements AsyncDisposable {
     if (undisturbed) this.#probe = probeAfterPage(this.#probe, columns);
     this.#totals.pages++;
     this.#totals.keys += page.kvs.length;
-    for (const key of skipped) this.#stream.log.warn({ ...key }, "a key is too long to be mirrored");
+    for (const key of skipped) {
+      this.#stream.log.warn({ code: "EPS-707", ...key }, "a key is too long to be mirrored");
+    }
     this.#progress.page(page.kvs.length, Math.max(0, page.remaining - page.kvs.length));
     return null;
   }

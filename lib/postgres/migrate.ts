@@ -51,7 +51,7 @@ export async function isInstalled(session: Session, schema: string): Promise<boo
   const number = await version(session, schema);
   if (number > 0 && number < MIGRATIONS.length) {
     throw new Fatal(
-      "configuration",
+      "EPS-102",
       `Cannot use schema '${schema}': its version is ${number}, this program needs ${MIGRATIONS.length}; 'etcd-pg-sync start' upgrades it`,
     );
   }
@@ -66,13 +66,13 @@ async function checkServer(session: Session): Promise<void> {
   );
   if (server.number < OLDEST_SERVER) {
     throw new Fatal(
-      "configuration",
+      "EPS-106",
       `Cannot use PostgreSQL '${server.version}': the oldest supported version is 14`,
     );
   }
   if (server.encoding !== "UTF8") {
     throw new Fatal(
-      "configuration",
+      "EPS-106",
       `Cannot use this database: its encoding must be 'UTF8', it is '${server.encoding}'`,
     );
   }
@@ -94,7 +94,7 @@ async function version(session: Session, schema: string): Promise<number> {
   );
   if (number > MIGRATIONS.length) {
     throw new Fatal(
-      "configuration",
+      "EPS-103",
       `Cannot use schema '${schema}': its version is ${number}, this program knows versions up to ${MIGRATIONS.length}`,
     );
   }

@@ -88,13 +88,13 @@ export async function ensureStream(session: Session, wanted: StreamIdentity): Pr
   );
   if (found.stream !== wanted.stream) {
     throw new Fatal(
-      "configuration",
+      "EPS-104",
       `Cannot start stream '${wanted.stream}': the schema holds stream '${found.stream}'; give each stream a schema of its own (--schema)`,
     );
   }
   if (found.prefix !== wanted.prefixText) {
     throw new Fatal(
-      "configuration",
+      "EPS-104",
       `Cannot start stream '${wanted.stream}' on prefix '${wanted.prefixText}': it mirrors prefix '${found.prefix}'; ` +
         "give that prefix, or another --stream and --schema",
     );
