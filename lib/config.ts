@@ -24,14 +24,19 @@ export interface StartFlags {
   historyRetention: string;
   eventRetention: string;
   walLimit: string;
+  oneWay?: boolean;
 }
 
-export interface Config {
+/** Where a stream lives in PostgreSQL. */
+export interface StreamPlace {
   postgresDsn: string;
-  etcd: EtcdOptions;
-  prefix: Uint8Array;
   stream: string;
   schema: string;
+}
+
+export interface Config extends StreamPlace {
+  etcd: EtcdOptions;
+  prefix: Uint8Array;
   log: LogOptions;
   maxTxnOps: number;
   /** null = never. */
@@ -42,6 +47,7 @@ export interface Config {
   retention: Retention;
   /** null = never. */
   walLimit: number | null;
+  oneWay: boolean;
 }
 
 function wrong(name: string, value: string, wanted: string): never {
@@ -52,11 +58,9 @@ function wrong(name: string, value: string, wanted: string): never {
 export function readConfig(flags: StartFlags): Config {
   const { etcd, prefix } = readEtcdDsn(required("etcd-dsn", flags.etcdDsn));
   return {
-    postgresDsn: readPostgresDsn(flags.postgresDsn),
+    ...readStreamPlace(flags),
     etcd,
     prefix,
-    stream: readName("stream", flags.stream),
-    schema: readName("schema", flags.schema),
     log: readLog(flags),
     maxTxnOps: readInteger("max-txn-ops", flags.maxTxnOps, 2, 10_000),
     rescanAfter: flags.rescanAfter === "never"
@@ -73,6 +77,16 @@ export function readConfig(flags: StartFlags): Config {
     walLimit: flags.walLimit === "never"
       ? null
       : readInteger("wal-limit", flags.walLimit, 1_000, Number.MAX_SAFE_INTEGER),
+    oneWay: flags.oneWay ?? false,
+  };
+}
+
+/** For a command that needs no etcd. @throws {Fatal} as readConfig */
+export function readStreamPlace(flags: Pick<StartFlags, "postgresDsn" | "stream" | "schema">): StreamPlace {
+  return {
+    postgresDsn: readPostgresDsn(flags.postgresDsn),
+    stream: readName("stream", flags.stream),
+    schema: readName("schema", flags.schema),
   };
 }
 

@@ -1,5 +1,5 @@
 /** From a configuration to connections of both servers; what goes wrong is told in one line. */
-import { type Config, withoutSecrets } from "./config.ts";
+import { type Config, type StreamPlace, withoutSecrets } from "./config.ts";
 import { keyText } from "./core/codec.ts";
 import { type EtcdVersion, etcdVersion } from "./core/version.ts";
 import { codeOf, Fatal, sentence } from "./errors.ts";
@@ -9,7 +9,7 @@ import type { Log } from "./log.ts";
 import { type PostgresOptions, Session } from "./postgres/client.ts";
 import { isInstalled } from "./postgres/migrate.ts";
 
-export function postgresOptions(config: Config, log: Log): PostgresOptions {
+export function postgresOptions(config: StreamPlace, log: Log): PostgresOptions {
   return {
     dsn: config.postgresDsn,
     schema: config.schema,
@@ -19,7 +19,7 @@ export function postgresOptions(config: Config, log: Log): PostgresOptions {
 }
 
 /** What `use` returns. @throws {Fatal} with an exit code, where PostgreSQL cannot be used */
-export async function withPostgres<T>(config: Config, use: () => Promise<T>): Promise<T> {
+export async function withPostgres<T>(config: StreamPlace, use: () => Promise<T>): Promise<T> {
   try {
     return await use();
   } catch (error) {
@@ -44,7 +44,7 @@ export async function withEtcd<T>(config: Config, use: () => Promise<T>): Promis
  * A session for a command that looks at a stream that `start` has installed.
  * @throws {Fatal} with an exit code, where PostgreSQL cannot be used, or the schema holds no stream
  */
-export async function openInstalled(config: Config, log: Log): Promise<Session> {
+export async function openInstalled(config: StreamPlace, log: Log): Promise<Session> {
   return await withPostgres(config, async () => {
     await using opened = new AsyncDisposableStack();
     const session = opened.use(await Session.open(postgresOptions(config, log)));

@@ -152,17 +152,8 @@ create function etcd_sync_status() returns jsonb
 language plpgsql stable security definer set search_path from current set jit = off set timezone = 'UTC' as $$
 declare
   s etcd_sync_state;
-  paused jsonb;
-  resyncs jsonb;
 begin
   select * into s from etcd_sync_state;
-  if to_regclass('etcd_sync_control') is not null then
-    paused := (select jsonb_build_object('since', c.paused_at, 'by', c.paused_by, 'reason', c.reason)
-      from etcd_sync_control c where c.paused_at is not null);
-    resyncs := (select jsonb_agg(jsonb_build_object('id', r.id, 'prefix', r.prefix, 'asked_at', r.asked_at, 'asked_by', r.asked_by,
-        'started_at', r.started_at) order by r.id)
-      from etcd_sync_resync r where r.finished_at is null);
-  end if;
   return jsonb_build_object(
     'schema_version', (select max(m.number) from etcd_sync_migration m),
     'now', clock_timestamp(),
@@ -179,8 +170,12 @@ begin
     'epoch', s.epoch,
     'instances', etcd_status_instances(),
     'blockers', etcd_status_blockers(),
-    'paused', paused,
-    'resyncs', coalesce(resyncs, '[]'),
+    'paused', (select jsonb_build_object('since', c.paused_at, 'by', c.paused_by, 'reason', c.reason)
+      from etcd_sync_control c where c.paused_at is not null),
+    'resyncs', coalesce((
+      select jsonb_agg(jsonb_build_object('id', r.id, 'prefix', r.prefix, 'asked_at', r.asked_at, 'asked_by', r.asked_by,
+        'started_at', r.started_at) order by r.id)
+      from etcd_sync_resync r where r.finished_at is null), '[]'),
     'wal', etcd_status_wal(),
     'losses', etcd_status_losses(),
     'events', etcd_status_events(),
