@@ -4,6 +4,7 @@ import { Command } from "commander";
 import manifest from "./deno.json" with { type: "json" };
 import { addControl } from "./lib/command/control.ts";
 import { addStart } from "./lib/command/start.ts";
+import { addStatus } from "./lib/command/status.ts";
 import { codeOf, EXIT, Fatal, kindOf, sentence } from "./lib/errors.ts";
 
 const program = new Command("etcd-pg-sync")
@@ -17,12 +18,13 @@ const program = new Command("etcd-pg-sync")
   .configureOutput({ outputError: () => {} });
 
 addStart(program);
+addStatus(program);
 addControl(program);
 
 if (import.meta.main) {
   try {
     await program.parseAsync(process.argv);
-    Deno.exit(EXIT.done);
+    Deno.exit(); // with Deno.exitCode, where a command has set it
   } catch (error) {
     if ((error as { exitCode?: number }).exitCode === 0) Deno.exit(EXIT.done); // --help, --version
     console.error(`etcd-pg-sync: ${sentence(error)} (${codeOf(error)})`);

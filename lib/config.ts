@@ -56,11 +56,9 @@ function wrong(name: string, value: string, wanted: string): never {
 
 /** @throws {Fatal} one line that names the setting, quotes the value (unless it holds a secret) and says what is wanted */
 export function readConfig(flags: StartFlags): Config {
-  const { etcd, prefix } = readEtcdDsn(required("etcd-dsn", flags.etcdDsn));
   return {
     ...readStreamPlace(flags),
-    etcd,
-    prefix,
+    ...readEtcdPlace(flags),
     log: readLog(flags),
     maxTxnOps: readInteger("max-txn-ops", flags.maxTxnOps, 2, 10_000),
     rescanAfter: flags.rescanAfter === "never"
@@ -88,6 +86,11 @@ export function readStreamPlace(flags: Pick<StartFlags, "postgresDsn" | "stream"
     stream: readName("stream", flags.stream),
     schema: readName("schema", flags.schema),
   };
+}
+
+/** Where the stream's keys are in etcd. @throws {Fatal} as readConfig */
+export function readEtcdPlace({ etcdDsn }: Pick<StartFlags, "etcdDsn">): Pick<Config, "etcd" | "prefix"> {
+  return readEtcdDsn(required("etcd-dsn", etcdDsn));
 }
 
 export function readLog(flags: Pick<StartFlags, "logLevel" | "logFormat">): LogOptions {

@@ -56,7 +56,7 @@ begin
       where w.status = 'pending' limit most + 1) few);
   end if;
   if pg_relation_size('etcd_wal') <= 8 * 1024 * 1024 then
-    settled := (select jsonb_object_agg(c.status, c.rows)
+    settled := (select coalesce(jsonb_object_agg(c.status, c.rows), '{}')
       from (select w.status, count(*) as rows from etcd_wal w group by w.status) c);
   end if;
   return jsonb_build_object(

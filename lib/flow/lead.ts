@@ -19,6 +19,7 @@ import {
   readStream,
   renewLease,
   setCluster,
+  showInstance,
   startTimeline,
   type StreamRow,
   takePlace,
@@ -101,6 +102,7 @@ async function waitForPlace(
   signal: AbortSignal,
 ): Promise<StreamRow> {
   const { streamId } = await readStream(session);
+  await showInstance(session, streamId);
   for (let standby = false;; standby = true) {
     // a lock that is free says that the holder's session is gone, whatever its lease
     const freed = await tryLock(session, streamId);

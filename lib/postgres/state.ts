@@ -193,6 +193,15 @@ export async function tryLock(session: Session, streamId: string): Promise<boole
   return got;
 }
 
+/** Shows this session as an instance's, as long as it lives, see sql/010_status.sql. */
+export async function showInstance(session: Session, streamId: string): Promise<void> {
+  await session.run(
+    "show-instance",
+    "select pg_advisory_lock_shared(hashtext('etcd-pg-sync instance'), hashtext($1))",
+    [streamId],
+  );
+}
+
 /**
  * Ends the sessions of a holder whose lease has run out, or whose own session is gone (`freed`): one that waits for a
  * lock does not notice that its client has died, and keeps the state row locked. Pids come again, so only sessions of
