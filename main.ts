@@ -2,9 +2,6 @@
 import process from "node:process";
 import { Command } from "commander";
 import manifest from "./deno.json" with { type: "json" };
-import { addControl } from "./lib/command/control.ts";
-import { addStart } from "./lib/command/start.ts";
-import { addStatus } from "./lib/command/status.ts";
 import { codeOf, EXIT, Fatal, kindOf, sentence } from "./lib/errors.ts";
 
 const program = new Command("etcd-pg-sync")
@@ -17,12 +14,23 @@ const program = new Command("etcd-pg-sync")
   })
   .configureOutput({ outputError: () => {} });
 
-addStart(program);
-addStatus(program);
-addControl(program);
+type Add = (program: Command) => void;
+
+/** Only the command that is asked for is loaded, else all of them: loading everything takes longer than `status`. */
+const COMMANDS: [names: string[], load: () => Promise<Add>][] = [
+  [["start"], async () => (await import("./lib/command/start.ts")).addStart],
+  [["status"], async () => (await import("./lib/command/status.ts")).addStatus],
+  [["pause", "resume", "resync"], async () => (await import("./lib/command/control.ts")).addControl],
+];
+
+async function addCommands(asked: string | undefined): Promise<void> {
+  const one = COMMANDS.filter(([names]) => asked !== undefined && names.includes(asked));
+  for (const [, load] of one.length > 0 ? one : COMMANDS) (await load())(program);
+}
 
 if (import.meta.main) {
   try {
+    await addCommands(process.argv[2]);
     await program.parseAsync(process.argv);
     Deno.exit(); // with Deno.exitCode, where a command has set it
   } catch (error) {
