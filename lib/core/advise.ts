@@ -141,6 +141,7 @@ function streamSide(seen: Seen, report: StreamReport, stream: StreamState): Foun
     ...blocked(report),
     ...(report.paused ? [] : [...freshness(seen, stream), ...waiting(report)]),
     ...limit(report),
+    ...drift(report, stream),
     ...losses(report),
     ...happened(report),
     ...silent(report),
@@ -177,9 +178,9 @@ function leadership(report: StreamReport): Found[] {
   }
   const text = instances.length === 0
     ? "No instance runs: none has a session with PostgreSQL"
-    : `${
-      plural(instances.length, "instance")
-    } runs, and none is the writer: it begins anew, or cannot use etcd`;
+    : `${plural(instances.length, "instance")} ${
+      instances.length === 1 ? "runs" : "run"
+    }, and none is the writer: it begins anew, or cannot use etcd`;
   return [{ code: "EPS-601", text }];
 }
 
@@ -218,12 +219,12 @@ export function isWhole({ state }: StreamState): boolean {
 function freshness({ etcd, postgres }: Seen, stream: StreamState): Found[] {
   const { now } = postgres.report!;
   if (!isWhole(stream)) {
-    const page = ageText(secondsBetween(stream.updated_at, now)!);
-    const at = stream.scan_cursor === null ? "not begun" : `at key ${quoteKey(stream.scan_cursor)}`;
-    return [{
-      code: "EPS-603",
-      text: `State '${stream.state}': the scan is ${at}, its last page came ${page} ago`,
-    }];
+    const where = stream.scan_cursor === null
+      ? "no page is in yet"
+      : `it is at key ${quoteKey(stream.scan_cursor)}, the last page came ${
+        ageText(secondsBetween(stream.updated_at, now)!)
+      } ago`;
+    return [{ code: "EPS-603", text: `A scan is under way (state '${stream.state}'): ${where}` }];
   }
   if (stream.fresh_age !== null && stream.fresh_age <= FRESH_SECONDS) return [];
   const behind = etcd.revision === null
@@ -244,7 +245,9 @@ function waiting({ wal }: StreamReport): Found[] {
   const all = `${wal.pending_is_estimate ? "at most " : ""}${plural(wal.pending, "write")}`;
   return [{
     code: "EPS-604",
-    text: `${all} from SQL waiting for etcd, the oldest (${which}) for ${ageText(age)}`,
+    text: `${all} from SQL ${wal.pending === 1 ? "waits" : "wait"} for etcd, the oldest (${which}) for ${
+      ageText(age)
+    }`,
   }];
 }
 
@@ -253,6 +256,15 @@ function limit({ wal }: StreamReport): Found[] {
   const text = `${countText(wal.pending)} of ${countText(wal.limit)} writes wait for etcd`;
   if (wal.full) return [{ code: "EPS-609", text: `${text}: new ones are refused` }];
   return wal.pending >= NEARLY_FULL * wal.limit ? [{ code: "EPS-708", text }] : [];
+}
+
+function drift({ verification: last }: StreamReport, { timeline }: StreamState): Found[] {
+  if (!last?.verified_at || last.timeline !== timeline) return [];
+  const { missing, extra, different } = last;
+  if (!missing && !extra && !different) return [];
+  const text = `The verification of ${timeText(last.verified_at)} has left differences from etcd: ` +
+    `missing ${missing}, too many ${extra}, different ${different}`;
+  return [{ code: "EPS-611", text }];
 }
 
 function losses(

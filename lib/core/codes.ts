@@ -159,15 +159,6 @@ const RUNTIME = {
   },
 };
 
-const DIFFERENCES = {
-  "EPS-501": {
-    name: "differences",
-    meaning: "`validate` has found keys that differ between etcd and the mirror.",
-    advice:
-      "`etcd-pg-sync validate --fix` repairs them. Find out who writes to `etcd_kv`: only the program should.",
-  },
-};
-
 const UNHEALTHY = {
   "EPS-601": {
     name: "no-leader",
@@ -429,7 +420,6 @@ export const CODE_GROUPS = [
   { title: "Connection (exit code 2)", codes: CONNECTION },
   { title: "Permission (exit code 3)", codes: PERMISSION },
   { title: "Runtime (exit code 4)", codes: RUNTIME },
-  { title: "Differences (exit code 5)", codes: DIFFERENCES },
   { title: "Not healthy (`status`, exit code 6)", codes: UNHEALTHY },
   { title: "Worth knowing (no exit code)", codes: NOTICES },
   { title: "SQLSTATEs that writers and readers in SQL get", codes: SQL },
@@ -440,7 +430,6 @@ const ALL = {
   ...CONNECTION,
   ...PERMISSION,
   ...RUNTIME,
-  ...DIFFERENCES,
   ...UNHEALTHY,
   ...NOTICES,
   ...SQL,

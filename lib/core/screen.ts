@@ -64,6 +64,7 @@ function streamLines(status: Status, report: StreamReport, stream: StreamState):
         started_at ? `started ${ago(started_at, now)}` : "not started"
       }`,
     ]),
+    ["verified", verifiedText(report)],
     ["tables", tablesText(report)],
     ...historyLine(report, stream),
   ];
@@ -132,7 +133,7 @@ function mirrorText({ etcd }: Status, stream: StreamState): string {
 }
 
 function walText({ pending, pending_is_estimate, settled, rows_estimate, oldest, limit }: Wal): string {
-  const waits = `${pending_is_estimate ? "at most " : ""}${countText(pending)} pending`;
+  const waits = `${countText(pending)}${pending_is_estimate ? " pending at most" : " pending"}`;
   const old = oldest
     ? `, the oldest for ${ageText(oldest.age)} (ticket ${oldest.ticket}${
       oldest.key === null ? "" : ` ${quoteKey(oldest.key)}`
@@ -141,7 +142,7 @@ function walText({ pending, pending_is_estimate, settled, rows_estimate, oldest,
   const rest = settled
     ? ["success", "conflict", "failed"].map((name) => `${countText(settled[name] ?? 0)} ${name}`).join(", ")
     : `about ${countText(Math.max(0, (rows_estimate ?? 0) - pending))} settled`;
-  return `${waits}${limit === null ? "" : ` of at most ${countText(limit)}`}${old}; ${rest}`;
+  return `${waits}${limit === null ? "" : ` (limit ${countText(limit)})`}${old}; ${rest}`;
 }
 
 function lossText({ kind, ticket, key, rows, at, open, message }: Loss, now: string): string {
@@ -150,6 +151,15 @@ function lossText({ kind, ticket, key, rows, at, open, message }: Loss, now: str
   return `${kind} ${ago(at, now)}: ticket ${ticket}${what}${more}${open ? "" : ", retried or gone since"}${
     message ? `: ${message}` : ""
   }`;
+}
+
+function verifiedText({ verification: last, now }: StreamReport): string {
+  if (!last?.verified_at) return "never";
+  const { keys, missing, extra, different, repaired } = last;
+  const left = (missing ?? 0) + (extra ?? 0) + (different ?? 0);
+  return `${ago(last.verified_at, now)} at revision ${last.revision}: ${plural(keys ?? 0, "key")}, ${
+    plural(left, "difference")
+  } left, ${repaired} repaired`;
 }
 
 function tablesText({ tables }: StreamReport): string {

@@ -62,6 +62,7 @@ export interface StreamReport {
   /** By kind, of the last day. */
   events: Record<string, { count: number; at: string; detail: Record<string, unknown> }>;
   tables: Record<string, { bytes: number; rows_estimate: number | null }>;
+  verification: Verification | null;
   retention: Retention | null;
 }
 
@@ -128,6 +129,19 @@ export interface Loss {
   /** Neither retried nor discarded. */
   open: boolean;
   message: string | null;
+}
+
+/** The last time that the whole mirror was compared with etcd; what it left unrepaired. */
+export interface Verification {
+  /** null: never. */
+  verified_at: string | null;
+  revision: number | null;
+  timeline: number | null;
+  keys: number | null;
+  missing: number | null;
+  extra: number | null;
+  different: number | null;
+  repaired: number | null;
 }
 
 export interface Retention {

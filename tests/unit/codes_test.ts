@@ -13,7 +13,7 @@ const INTRODUCTION = `# Errors
 
 Each error and each condition that the program tells of has a code that stays. It stands at the end of the line that a
 command prints, as \`code\` in the log, and with each finding of \`status\`. The first digit of an \`EPS\` code is the
-exit code.`;
+exit code; 0 is done, 5 means that \`validate\` has found differences.`;
 
 async function page(): Promise<string> {
   const groups = CODE_GROUPS.map(({ title, codes }) => {
