@@ -31,7 +31,7 @@ language sql stable set search_path from current as $$
   cross join unnest(pg_blocking_pids(a.pid)) as by(pid)
   join pg_stat_activity b on b.pid = by.pid
   where a.wait_event_type = 'Lock' and a.application_name like 'etcd-pg-sync%' and a.datname = current_database()
-    and b.application_name not like 'etcd-pg-sync%'
+    and coalesce(b.application_name, '') not like 'etcd-pg-sync%'
 $$;
 
 create function etcd_status_wal() returns jsonb
