@@ -57,8 +57,8 @@ function wrong(name: string, value: string, wanted: string): never {
 /** @throws {Fatal} one line that names the setting, quotes the value (unless it holds a secret) and says what is wanted */
 export function readConfig(flags: StartFlags): Config {
   return {
-    ...readStreamPlace(flags),
     ...readEtcdPlace(flags),
+    ...readStreamPlace(flags),
     log: readLog(flags),
     maxTxnOps: readInteger("max-txn-ops", flags.maxTxnOps, 2, 10_000),
     rescanAfter: flags.rescanAfter === "never"

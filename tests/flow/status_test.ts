@@ -209,6 +209,7 @@ Deno.test("no instance runs", strict, async () => {
 Deno.test("a frozen writer: its place is lost, and the mirror stale", strict, async () => {
   await using world = await makeWorld();
   const program = await streaming(world);
+  await program.until(async () => (await world.state())!.fresh_at !== null);
   program.kill("SIGSTOP");
   try {
     await world.etcd.put(world.key("a"), "1");
@@ -243,9 +244,8 @@ Deno.test("a bootstrap under way", strict, async () => {
   await using world = await makeWorld();
   await world.etcd.put(world.key("a"), "1");
   const { release } = await heldScan(world);
-  const status = await look(world);
+  const status = await until(world, ["EPS-603", "EPS-706"]); // it names who holds it up, too
   assert.match(told(status, "EPS-603"), /\(state 'bootstrap'\): no page is in yet$/);
-  assert.ok(codes(status).includes("EPS-706"), "who holds it up");
   assert.equal(status.exit_code, 6);
   assert.match(await screenOf(world, 6), /^state +bootstrap since .*: first start$/m);
   await release();
