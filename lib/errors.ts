@@ -53,6 +53,7 @@ const SQLSTATE: [prefix: string, code: Code][] = [
   ["08", "EPS-202"],
   ["25006", "EPS-204"], // a standby, or a primary that has become one: there may be another
   ["53", "EPS-205"],
+  ["55P03", "EPS-403"],
   ["57", "EPS-206"],
 ];
 

@@ -9,6 +9,8 @@ import { StatusReader } from "../status.ts";
 import { connectionOptions } from "./options.ts";
 
 const WATCH_MS = 1_000;
+/** A server that answers no sooner is one that hangs. */
+const STATEMENT_SECONDS = 5;
 
 interface Flags extends StartFlags {
   format: "text" | "json";
@@ -33,6 +35,7 @@ async function run(flags: Flags): Promise<void> {
     postgres: {
       dsn: place.postgresDsn,
       schema: place.schema,
+      statementSeconds: STATEMENT_SECONDS,
       applicationName: `etcd-pg-sync ${place.stream} status`.slice(0, 63),
     },
     postgresAddress: withoutSecrets(place.postgresDsn),

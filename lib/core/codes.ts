@@ -157,6 +157,12 @@ const RUNTIME = {
     meaning: "etcd refused a call with a code that has no entry here.",
     advice: "The line has etcd's words; look at etcd's log.",
   },
+  "EPS-403": {
+    name: "locked",
+    meaning: "A lock of another session stood in the way for longer than a second.",
+    advice:
+      "`select pid, mode, relation::regclass from pg_locks where granted and relation is not null` shows who has it; an `alter table`, a `lock` or a `vacuum full` by hand does this.",
+  },
 };
 
 const UNHEALTHY = {

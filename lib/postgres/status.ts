@@ -17,9 +17,12 @@ export async function postgresVersion(session: Session): Promise<string> {
  */
 export async function readStatus(session: Session, schema: string): Promise<StreamReport> {
   await checkInstalled(session, schema);
-  const [{ report }] = await session.run<{ report: StreamReport }>(
-    "status",
-    `select ${quoteIdentifier(schema)}.etcd_sync_status() as report`,
+  // in a transaction a lock of somebody else is an error, and not waited for
+  const [{ report }] = await session.transaction(() =>
+    session.run<{ report: StreamReport }>(
+      "status",
+      `select ${quoteIdentifier(schema)}.etcd_sync_status() as report`,
+    )
   );
   return withAges(report);
 }

@@ -264,6 +264,15 @@ Deno.test("who holds the mirror up is named", strict, async () => {
   await release();
 });
 
+Deno.test("status does not wait for somebody's lock on the state", strict, async () => {
+  await using world = await makeWorld();
+  await installed(world, { prefix: world.prefix });
+  const release = await hold(world.session(), "lock table etcd_sync_state in access exclusive mode");
+  const status = await look(world);
+  assert.deepEqual([codes(status), status.exit_code], [["EPS-403"], 4]);
+  await release();
+});
+
 Deno.test("a paused stream", strict, async () => {
   await using world = await makeWorld();
   await installed(world, { prefix: world.prefix });
@@ -281,10 +290,11 @@ Deno.test("conflicts and failures are shown with their keys, and change no exit 
   await using outer = await makeWorld();
   await using server = await ownEtcd(["--max-request-bytes=100000"]);
   await using world = outer.on(server);
-  await streaming(world);
+  const program = await streaming(world);
   await world.sql("select etcd_set($1, 'x', 4711)", [world.key("lost")]);
   await world.sql("select etcd_set($1, repeat('x', 200000))", [world.key("large")]);
   await quiet(world);
+  for (const code of ["EPS-704", "EPS-705"]) await program.until((line) => line.code === code);
   const status = await until(world, ["EPS-704", "EPS-705"]);
   assert.match(told(status, "EPS-704"), new RegExp(`ticket 1 \\('${world.key("lost")}'\\)$`));
   assert.match(told(status, "EPS-705"), new RegExp(`ticket 2 \\('${world.key("large")}'\\)$`));
@@ -314,10 +324,11 @@ Deno.test("etcd without space: the alarm, and the write that waits", strict, asy
   await using outer = await makeWorld();
   await using server = await ownEtcd([`--quota-backend-bytes=${16 << 20}`]);
   await using world = outer.on(server);
-  await streaming(world);
+  const program = await streaming(world);
   await quiet(world);
   await fill(world.etcd);
   await world.sql("select etcd_set($1, '1')", [world.key("a")]);
+  await program.until((line) => line.code === "EPS-605");
   // as if it had been written two minutes ago
   await world.sql(
     `do $$ begin
