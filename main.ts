@@ -2,12 +2,8 @@
 import process from "node:process";
 import { Command } from "commander";
 import manifest from "./deno.json" with { type: "json" };
-import { addCompletion } from "./lib/command/completion.ts";
-import { addConfig } from "./lib/command/config.ts";
 import { addExamples } from "./lib/command/examples.ts";
-import { addControl } from "./lib/command/control.ts";
-import { addStart } from "./lib/command/start.ts";
-import { EXIT, Fatal, kindOf, sentence } from "./lib/errors.ts";
+import { codeOf, EXIT, Fatal, kindOf, sentence } from "./lib/errors.ts";
 
 const program = new Command("etcd-pg-sync")
   .description("Keeps a PostgreSQL database and an etcd keyspace in step, both ways.")
@@ -20,19 +16,31 @@ const program = new Command("etcd-pg-sync")
   })
   .configureOutput({ outputError: () => {} });
 
-addStart(program);
-addControl(program);
-addConfig(program);
-addCompletion(program);
-addExamples(program);
+type Add = (program: Command) => void;
+
+/** Only the command that is asked for is loaded, else all of them: loading everything takes longer than `status`. */
+const COMMANDS: [names: string[], load: () => Promise<Add>][] = [
+  [["start"], async () => (await import("./lib/command/start.ts")).addStart],
+  [["status"], async () => (await import("./lib/command/status.ts")).addStatus],
+  [["pause", "resume", "resync"], async () => (await import("./lib/command/control.ts")).addControl],
+  [["config"], async () => (await import("./lib/command/config.ts")).addConfig],
+  [[], async () => (await import("./lib/command/completion.ts")).addCompletion], // it is told of all of them
+];
+
+async function addCommands(asked: string | undefined): Promise<void> {
+  const one = COMMANDS.filter(([names]) => asked !== undefined && names.includes(asked));
+  for (const [, load] of one.length > 0 ? one : COMMANDS) (await load())(program);
+  addExamples(program);
+}
 
 if (import.meta.main) {
   try {
+    await addCommands(process.argv[2]);
     await program.parseAsync(process.argv);
-    Deno.exit(EXIT.done);
+    Deno.exit(); // with Deno.exitCode, where a command has set it
   } catch (error) {
     if ((error as { exitCode?: number }).exitCode === 0) Deno.exit(EXIT.done); // --help, --version
-    console.error(`etcd-pg-sync: ${sentence(error)}`);
+    console.error(`etcd-pg-sync: ${sentence(error)} (${codeOf(error)})`);
     if (Deno.env.get("ETCD_PG_SYNC_STACK")) console.error(error);
     Deno.exit(EXIT[kindOf(error)]);
   }

@@ -75,6 +75,14 @@ export function readStreamPlace(flags: Flags, env: Environment = Deno.env.toObje
   return placeOf(readSettings(flags, env), env);
 }
 
+/** Where the stream's keys are in etcd. @throws {Fatal} see `readConfig` */
+export function readEtcdPlace(
+  flags: Flags,
+  env: Environment = Deno.env.toObject(),
+): Pick<Config, "etcd" | "prefix"> {
+  return readEtcd(readSettings(flags, env), env);
+}
+
 function placeOf(settings: Settings, env: Environment): StreamPlace {
   return {
     postgresDsn: readPostgres(settings, env),

@@ -2,7 +2,7 @@
 import { type Config, type StreamPlace, withoutSecrets } from "./config.ts";
 import { keyText } from "./core/codec.ts";
 import { type EtcdVersion, etcdVersion } from "./core/version.ts";
-import { Fatal, kindOf, sentence } from "./errors.ts";
+import { codeOf, Fatal, sentence } from "./errors.ts";
 import type { EtcdClient } from "./etcd/client.ts";
 import { serverVersion } from "./etcd/kv.ts";
 import type { Log } from "./log.ts";
@@ -14,7 +14,7 @@ export function postgresOptions(config: StreamPlace, log: Log): PostgresOptions 
     dsn: config.postgresDsn,
     schema: config.schema,
     applicationName: `etcd-pg-sync ${config.stream}`.slice(0, 63),
-    blocked: (by) => log.warn({ by }, "locks of other sessions stand in the way; trying on"),
+    blocked: (by) => log.warn({ code: "EPS-706", by }, "locks of other sessions stand in the way; trying on"),
   };
 }
 
@@ -25,7 +25,7 @@ export async function withPostgres<T>(config: StreamPlace, use: () => Promise<T>
   } catch (error) {
     if (error instanceof Fatal) throw error;
     const where = withoutSecrets(config.postgresDsn);
-    throw new Fatal(kindOf(error), `Cannot use PostgreSQL at '${where}': ${sentence(error)}`);
+    throw new Fatal(codeOf(error), `Cannot use PostgreSQL at '${where}': ${sentence(error)}`);
   }
 }
 
@@ -36,7 +36,7 @@ export async function withEtcd<T>(config: Config, use: () => Promise<T>): Promis
   } catch (error) {
     if (error instanceof Fatal) throw error;
     const where = config.etcd.endpoints.join(",");
-    throw new Fatal(kindOf(error), `Cannot use etcd at '${where}': ${sentence(error)}`);
+    throw new Fatal(codeOf(error), `Cannot use etcd at '${where}': ${sentence(error)}`);
   }
 }
 
@@ -50,7 +50,7 @@ export async function openInstalled(config: StreamPlace, log: Log): Promise<Sess
     const session = opened.use(await Session.open(postgresOptions(config, log)));
     if (!await isInstalled(session, config.schema)) {
       throw new Fatal(
-        "configuration",
+        "EPS-101",
         `Cannot find stream '${config.stream}': schema '${config.schema}' holds none; 'etcd-pg-sync start' installs it`,
       );
     }
@@ -64,12 +64,12 @@ export async function checkedEtcdVersion(config: Config, kv: EtcdClient, log: Lo
   const version = await serverVersion(kv);
   const server = etcdVersion(version);
   if (!server.supported) {
-    throw new Fatal("configuration", `Cannot use etcd '${version}': the oldest supported version is 3.4`);
+    throw new Fatal("EPS-106", `Cannot use etcd '${version}': the oldest supported version is 3.4`);
   }
   const where = config.etcd.endpoints.join(",");
   log.info({ etcd: where, version, prefix: keyText(config.prefix) }, "connected to etcd");
   for (const warning of server.warnings) {
-    log.warn({ version }, `this version of etcd has a known bug: ${warning}`);
+    log.warn({ code: "EPS-711", version }, `this version of etcd has a known bug: ${warning}`);
   }
   return server;
 }

@@ -1,6 +1,8 @@
-/** What an error means for the program: one table for exit codes and retries, decided by code, never by message. */
+/** What an error means for the program: one table for codes, exit codes and retries, decided by code, never by message. */
 import * as grpc from "@grpc/grpc-js";
+import type { Code } from "./core/codes.ts";
 
+/** By the first digit of a code, see lib/core/codes.ts. */
 export const EXIT = {
   done: 0,
   configuration: 1,
@@ -8,14 +10,30 @@ export const EXIT = {
   permission: 3,
   runtime: 4,
   differences: 5,
+  unhealthy: 6,
 } as const;
-export type ExitKind = Exclude<keyof typeof EXIT, "done" | "differences">;
+export type ExitKind = Exclude<keyof typeof EXIT, "done">;
+
+/** What is said where nothing more is known. */
+const GENERAL: Partial<Record<ExitKind, Code>> = {
+  configuration: "EPS-100",
+  connection: "EPS-200",
+  permission: "EPS-300",
+};
 
 /** Ends the program with one line and an exit code. */
 export class Fatal extends Error {
-  constructor(readonly kind: ExitKind, message: string) {
+  readonly code: Code;
+
+  /** @param what its code, or only the kind where none is more telling */
+  constructor(what: Code | ExitKind, message: string) {
     super(message);
     this.name = "Fatal";
+    this.code = what in EXIT ? GENERAL[what as ExitKind] ?? "EPS-400" : what as Code;
+  }
+
+  get kind(): ExitKind {
+    return exitKind(this.code);
   }
 }
 
@@ -28,14 +46,15 @@ export class LostPlace extends Error {
 }
 
 /** SQLSTATE classes and codes of PostgreSQL (Appendix A of its manual), the longest match counts. */
-const SQLSTATE: [prefix: string, kind: ExitKind][] = [
-  ["28", "permission"],
-  ["42501", "permission"],
-  ["3D", "connection"],
-  ["08", "connection"],
-  ["25006", "connection"], // a standby, or a primary that has become one: there may be another
-  ["53", "connection"],
-  ["57", "connection"],
+const SQLSTATE: [prefix: string, code: Code][] = [
+  ["28", "EPS-301"],
+  ["42501", "EPS-302"],
+  ["3D", "EPS-203"],
+  ["08", "EPS-202"],
+  ["25006", "EPS-204"], // a standby, or a primary that has become one: there may be another
+  ["53", "EPS-205"],
+  ["55P03", "EPS-403"],
+  ["57", "EPS-206"],
 ];
 
 const SYSTEM = new Set([
@@ -49,12 +68,12 @@ const SYSTEM = new Set([
   "ENOENT",
 ]);
 
-const GRPC: Partial<Record<grpc.status, ExitKind>> = {
-  [grpc.status.UNAVAILABLE]: "connection",
-  [grpc.status.DEADLINE_EXCEEDED]: "connection",
-  [grpc.status.INTERNAL]: "connection", // grpc's own, for a connection that ends in the middle; etcd has no use of it
-  [grpc.status.UNAUTHENTICATED]: "permission",
-  [grpc.status.PERMISSION_DENIED]: "permission",
+const GRPC: Partial<Record<grpc.status, Code>> = {
+  [grpc.status.UNAVAILABLE]: "EPS-211",
+  [grpc.status.DEADLINE_EXCEEDED]: "EPS-212",
+  [grpc.status.INTERNAL]: "EPS-211", // grpc's own, for a connection that ends in the middle; etcd has no use of it
+  [grpc.status.UNAUTHENTICATED]: "EPS-311",
+  [grpc.status.PERMISSION_DENIED]: "EPS-312",
 };
 
 /** An error of the system's sockets. */
@@ -62,16 +81,30 @@ export function isSystemError(error: unknown): boolean {
   return SYSTEM.has((error as { code?: string }).code ?? "");
 }
 
+/** The code of an error of this program, of PostgreSQL, of etcd or of the system. */
+export function codeOf(error: unknown): Code {
+  if (error instanceof Fatal) return error.code;
+  if (error instanceof LostPlace) return "EPS-701";
+  const code = (error as { code?: unknown }).code;
+  if (typeof code === "number") return GRPC[code as grpc.status] ?? "EPS-402";
+  if (typeof code !== "string") {
+    return error instanceof AggregateError && error.errors.length ? codeOf(error.errors[0]) : "EPS-400";
+  }
+  if (SYSTEM.has(code)) return "EPS-201";
+  return SQLSTATE.find(([prefix]) => code.startsWith(prefix))?.[1] ??
+    (/^[0-9A-Z]{5}$/.test(code) ? "EPS-401" : "EPS-400");
+}
+
+/** What a code ends the program with. What has no exit code of its own ends nothing; where it does, it is `runtime`. */
+export function exitKind(code: Code): ExitKind {
+  const digit = Number(code.slice(4, 5));
+  return (Object.keys(EXIT) as ExitKind[]).find((kind) => code.startsWith("EPS-") && EXIT[kind] === digit) ??
+    "runtime";
+}
+
 /** What kind of trouble an error of PostgreSQL, etcd or the system is. */
 export function kindOf(error: unknown): ExitKind {
-  if (error instanceof Fatal) return error.kind;
-  const code = (error as { code?: unknown }).code;
-  if (typeof code === "number") return GRPC[code as grpc.status] ?? "runtime";
-  if (typeof code !== "string") {
-    return error instanceof AggregateError && error.errors.length ? kindOf(error.errors[0]) : "runtime";
-  }
-  if (SYSTEM.has(code)) return "connection";
-  return SQLSTATE.find(([prefix]) => code.startsWith(prefix))?.[1] ?? "runtime";
+  return exitKind(codeOf(error));
 }
 
 /** An error's sentence. Some of node's carry it only in their parts. */

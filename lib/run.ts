@@ -1,6 +1,6 @@
 /** The loop: state → its flow → outcome → transition. */
 import type { Control } from "./control.ts";
-import { Fatal, kindOf, LostPlace, sentence } from "./errors.ts";
+import { codeOf, Fatal, kindOf, LostPlace, sentence } from "./errors.ts";
 import { drain, waitForWal } from "./flow/drain.ts";
 import { keep } from "./flow/keep.ts";
 import { lead } from "./flow/lead.ts";
@@ -44,6 +44,7 @@ async function leadAgain(stream: Stream, signal: AbortSignal): Promise<void> {
       if (performance.now() - led > HEALTHY_MS) backoff.reset();
       const level = backoff.attempts === 0 ? "warn" : "debug"; // one line an episode
       stream.log[level]({
+        code: codeOf(error),
         error: sentence(error),
         kind: error instanceof LostPlace ? "lost-place" : kindOf(error),
       }, "begins anew");
@@ -75,7 +76,7 @@ async function work(stream: Stream, leadership: Leadership, signal: AbortSignal)
 async function whilePaused(stream: Stream, control: Control, signal: AbortSignal): Promise<void> {
   if (control.pausedAt === null) return;
   stream.log.warn(
-    { since: control.pausedAt },
+    { code: "EPS-610", since: control.pausedAt },
     "paused: nothing is mirrored or sent until 'etcd-pg-sync resume'",
   );
   await control.until(() => control.pausedAt === null, signal);

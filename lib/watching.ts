@@ -32,7 +32,7 @@ export async function openWatch(stream: Stream, leadership: Leadership, position
     readable: readableKey(stream),
   });
   if (history.kind === "replaced") {
-    stream.log.warn({ because: history.because }, "the history of etcd was replaced");
+    stream.log.warn({ code: "EPS-612", because: history.because }, "the history of etcd was replaced");
     return { kind: "history-replaced" };
   }
   opening.move();
@@ -47,6 +47,11 @@ export function endOf(stream: Stream, follower: Follower): "history-lost" | "his
     stream.watch.startOver();
     throw end.error;
   }
-  if (end) stream.log.warn({ ...end }, "the watch cannot go on");
+  if (end) {
+    stream.log.warn(
+      { code: end.kind === "history-lost" ? "EPS-702" : "EPS-612", ...end },
+      "the watch cannot go on",
+    );
+  }
   return end?.kind ?? null;
 }

@@ -10,6 +10,19 @@ const EXAMPLES: Record<string, [what: string, line: string][]> = {
     ["mirror the keys under /app/ into schema etcd", `start ${DSNS} --schema etcd`],
     ["by a file of settings", "start --config /etc/etcd-pg-sync.yaml"],
   ],
+  status: [
+    ["how the stream in schema etcd stands, and what to do", `status ${DSNS} --schema etcd`],
+    ["for a script: 0 only where it is healthy", `status ${DSNS} --format json > status.json`],
+    ["look again every second", `status ${DSNS} --watch`],
+  ],
+  validate: [
+    ["compare the mirror with etcd", `validate ${DSNS}`],
+    ["repair what differs", `validate ${DSNS} --fix`],
+  ],
+  sync: [
+    ["bring both sides together once", `sync ${DSNS}`],
+    ["what that would write", `sync ${DSNS} --dry-run`],
+  ],
   config: [
     ["what is in force, and where each value comes from", "config --config /etc/etcd-pg-sync.yaml"],
     ["for a script", "config --config /etc/etcd-pg-sync.yaml --format json"],

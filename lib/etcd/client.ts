@@ -65,7 +65,7 @@ export class EtcdClient {
     decode: (bytes: Buffer) => Answer,
   ): Promise<grpc.ClientDuplexStream<Request, Answer>> {
     return await this.#connected(async (client) => {
-      const { path, requestSerialize } = method(service, name);
+      const { path, requestSerialize } = await method(service, name);
       const metadata = await this.#metadata(client, service);
       try {
         const serialize = requestSerialize as grpc.serialize<Request>;

@@ -31,7 +31,7 @@ export async function readOwnMarker(
   const found = await readMarker(client, key);
   if (found && found.marker?.streamId !== streamId) {
     throw new Fatal(
-      "configuration",
+      "EPS-105",
       `Cannot use etcd key '${
         new TextDecoder().decode(key)
       }': another installation writes it; give this one another --stream`,

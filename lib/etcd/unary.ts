@@ -2,31 +2,33 @@
 import type { Buffer } from "node:buffer";
 import * as grpc from "@grpc/grpc-js";
 import { asEtcdError, EtcdError } from "./error.ts";
-import { method, type Service } from "./protocol.ts";
+import { method, methodPath, type Service } from "./protocol.ts";
 
 const CALL_TIMEOUT_MS = 10_000;
 
 export interface UnaryOptions<Answer> {
   metadata?: grpc.Metadata;
+  /** With both, the protocol file is not needed. */
+  encode?: (request: unknown) => Buffer;
   decode?: (bytes: Buffer) => Answer;
   timeoutMs?: number;
 }
 
 /** @throws {EtcdError} */
-export function unary<Answer>(
+export async function unary<Answer>(
   client: grpc.Client,
   service: Service,
   name: string,
   request: unknown,
-  { metadata = new grpc.Metadata(), decode, timeoutMs = CALL_TIMEOUT_MS }: UnaryOptions<Answer> = {},
+  { metadata = new grpc.Metadata(), encode, decode, timeoutMs = CALL_TIMEOUT_MS }: UnaryOptions<Answer> = {},
 ): Promise<Answer> {
-  const { path, requestSerialize, responseDeserialize } = method(service, name);
-  return new Promise((resolve, reject) => {
+  const codecs = encode && decode ? undefined : await method(service, name);
+  return await new Promise((resolve, reject) => {
     try {
       client.makeUnaryRequest(
-        path,
-        requestSerialize,
-        (decode ?? responseDeserialize) as grpc.deserialize<Answer>,
+        methodPath(service, name),
+        encode ?? codecs!.requestSerialize,
+        (decode ?? codecs!.responseDeserialize) as grpc.deserialize<Answer>,
         request,
         metadata,
         { deadline: Date.now() + timeoutMs },

@@ -32,7 +32,7 @@ export interface WatchResponse {
 
 const text = new TextDecoder();
 
-class Reader {
+export class Reader {
   constructor(readonly bytes: Uint8Array, public at: number, readonly end: number) {}
 
   more(): boolean {

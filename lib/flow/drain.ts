@@ -114,7 +114,7 @@ async function send(
       }
       if (backoff.attempts === 0) {
         stream.log.warn(
-          { batch: batch.id, error: sentence(error) },
+          { code: "EPS-605", batch: batch.id, error: sentence(error) },
           "etcd does not take writes now; trying on",
         );
       }
@@ -201,7 +201,12 @@ function batchMarker({ at, place, batch }: Leadership, rows: WalRow[], expected:
 function logLosses(stream: Stream, settlement: Settlement & { kind: "conflict" | "failed" }): void {
   for (const loss of settlement.losses) {
     stream.log.warn(
-      { wal_id: loss.id, revision: loss.revision, reason: loss.message },
+      {
+        code: settlement.kind === "failed" ? "EPS-705" : "EPS-704",
+        wal_id: loss.id,
+        revision: loss.revision,
+        reason: loss.message,
+      },
       `a write from SQL ${settlement.kind === "failed" ? "failed" : "lost to etcd"}`,
     );
   }

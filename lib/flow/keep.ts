@@ -3,7 +3,7 @@
  * writers are told how much more may wait. One instance does it, with or without an etcd to lead with. Nothing here needs the
  * fence: what may go is decided by what is committed (sql/008_keep.sql), whoever looks.
  */
-import { sentence } from "../errors.ts";
+import { codeOf, sentence } from "../errors.ts";
 import { Backoff, sleep } from "../lifecycle.ts";
 import { Session } from "../postgres/client.ts";
 import {
@@ -39,7 +39,10 @@ export async function keep(stream: Stream, signal: AbortSignal): Promise<void> {
     } catch (error) {
       if (signal.aborted) return;
       const level = backoff.attempts === 0 ? "warn" : "debug"; // one line an episode
-      stream.log[level]({ error: sentence(error) }, "retention and the limit of the WAL wait; trying on");
+      stream.log[level](
+        { code: codeOf(error), error: sentence(error) },
+        "retention and the limit of the WAL wait; trying on",
+      );
       await backoff.pause(signal);
     }
   }
@@ -150,7 +153,7 @@ class WalLimit {
     this.#told = kind;
     const detail = { waiting, limit };
     this.#stream.log.warn(
-      detail,
+      { code: kind === "wal-full" ? "EPS-609" : "EPS-708", ...detail },
       kind === "wal-full"
         ? "the WAL is full: new writes from SQL are refused until etcd has taken some"
         : "the WAL fills: at its limit new writes from SQL are refused",

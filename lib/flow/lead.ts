@@ -19,6 +19,7 @@ import {
   readStream,
   renewLease,
   setCluster,
+  showInstance,
   startTimeline,
   type StreamRow,
   takePlace,
@@ -101,6 +102,7 @@ async function waitForPlace(
   signal: AbortSignal,
 ): Promise<StreamRow> {
   const { streamId } = await readStream(session);
+  await showInstance(session, streamId);
   for (let standby = false;; standby = true) {
     // a lock that is free says that the holder's session is gone, whatever its lease
     const freed = await tryLock(session, streamId);
@@ -191,7 +193,10 @@ async function replaced(
   row: StreamRow,
   check: HistoryCheck & { kind: "replaced" },
 ): Promise<StreamRow> {
-  stream.log.warn({ because: check.because, timeline: row.timeline + 1 }, "the history of etcd was replaced");
+  stream.log.warn(
+    { code: "EPS-612", because: check.because, timeline: row.timeline + 1 },
+    "the history of etcd was replaced",
+  );
   await startTimeline(session, place, row, next(row.state, "history-replaced"), check.clusterId);
   return await readStream(session);
 }

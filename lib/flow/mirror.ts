@@ -1,7 +1,7 @@
 /** etcd → PostgreSQL: the watch's events, as they come. While one batch is written the next gathers; nothing waits on a timer. */
 import type { Batch } from "../core/inbox.ts";
 import { foldEvents, probeAfter } from "../core/plan.ts";
-import { LostPlace, sentence } from "../errors.ts";
+import { codeOf, LostPlace, sentence } from "../errors.ts";
 import { EtcdError } from "../etcd/client.ts";
 import { FreshnessProof } from "../freshness.ts";
 import { Backoff } from "../lifecycle.ts";
@@ -26,7 +26,7 @@ export async function mirror(
     } catch (error) {
       if (!(error instanceof EtcdError) || error instanceof LostPlace) throw error;
       const level = backoff.attempts === 0 ? "warn" : "debug"; // one line an episode
-      stream.log[level]({ error: sentence(error) }, "the watch broke; reopening it");
+      stream.log[level]({ code: codeOf(error), error: sentence(error) }, "the watch broke; reopening it");
       await backoff.pause(signal);
     }
   }
@@ -45,7 +45,10 @@ async function mirrorOnce(
   await using follower = opened.follower;
   const { behind } = opened;
   if (stream.settings.rescanAfter !== null && behind > stream.settings.rescanAfter) {
-    stream.log.info({ behind, rescan_after: stream.settings.rescanAfter }, "far behind: a scan is shorter");
+    stream.log.info(
+      { code: "EPS-703", behind, rescan_after: stream.settings.rescanAfter },
+      "far behind: a scan is shorter",
+    );
     return "far-behind";
   }
   using proof = new FreshnessProof(stream, follower);
@@ -79,7 +82,9 @@ async function apply(
     const probe = probeAfter(at.probe, columns);
     await applyEvents(mirror, place, at, { columns, to: batch.to, probe, skipped, freshAt });
     at.probe = probe;
-    for (const key of skipped) stream.log.warn({ ...key }, "a key is too long to be mirrored");
+    for (const key of skipped) {
+      stream.log.warn({ code: "EPS-707", ...key }, "a key is too long to be mirrored");
+    }
   }
   at.revision = batch.to;
 }

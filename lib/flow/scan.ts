@@ -200,7 +200,7 @@ class Scan implements AsyncDisposable {
     this.#totals.pages++;
     this.#totals.keys += page.keys.count;
     for (const key of written.skipped) {
-      this.#stream.log.warn({ ...key }, "a key is too long to be mirrored");
+      this.#stream.log.warn({ code: "EPS-707", ...key }, "a key is too long to be mirrored");
     }
     this.#progress.page(page.keys.count, Math.max(0, page.remaining - page.keys.count));
     return null;
@@ -220,7 +220,7 @@ class Scan implements AsyncDisposable {
     const merged = await mergePage(mirror, place, at, { ...commit, columns, skipped });
     if (merged.kind === "another-history") {
       this.#stream.log.warn(
-        { key: merged.key, revision: commit.page.revision },
+        { code: "EPS-612", key: merged.key, revision: commit.page.revision },
         "a key cannot be of this history: it was replaced",
       );
       return "history-replaced";

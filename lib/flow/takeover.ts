@@ -47,7 +47,7 @@ export async function takeOver(
       if (!(error instanceof EtcdError)) throw error;
       if (backoff.attempts === 0) {
         stream.log.warn(
-          { error: sentence(error) },
+          { code: "EPS-605", error: sentence(error) },
           "etcd does not take the marker; the mirror runs, writes from SQL wait",
         );
       }
@@ -151,7 +151,7 @@ async function markerGone(
   row: StreamRow,
 ): Promise<Resolution> {
   stream.log.warn(
-    { stream: stream.settings.name },
+    { code: "EPS-710", stream: stream.settings.name },
     "the marker was deleted in etcd; resolving by its history",
   );
   const { puts, whole } = row.batchRows.length === 0 ? { puts: [], whole: true } : await markerHistory(
@@ -212,7 +212,7 @@ async function recoverCommits(
     });
   }, { patient: true });
   stream.log.warn(
-    { batches: batches.length, rows: recovered.length, whole },
+    { code: "EPS-709", batches: batches.length, rows: recovered.length, whole },
     "PostgreSQL had lost commits; recovered them from the marker",
   );
 }

@@ -158,7 +158,7 @@ async function checkServer(client: pg.Client, host: PostgresHost): Promise<void>
   const where = hostText(host);
   if (server.pid !== processId(client)) {
     throw new Fatal(
-      "configuration",
+      "EPS-107",
       `Cannot use PostgreSQL at '${where}': a connection pooler (such as PgBouncer) answers there, and a session ` +
         "would not keep its settings, locks and notifications; give the server's own address",
     );

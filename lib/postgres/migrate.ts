@@ -8,10 +8,11 @@ import write from "../../sql/006_write.sql" with { type: "text" };
 import drain from "../../sql/007_drain.sql" with { type: "text" };
 import keep from "../../sql/008_keep.sql" with { type: "text" };
 import control from "../../sql/009_control.sql" with { type: "text" };
+import status from "../../sql/010_status.sql" with { type: "text" };
 import { Fatal } from "../errors.ts";
 import { quoteIdentifier, type Session } from "./client.ts";
 
-const MIGRATIONS: readonly string[] = [state, mirror, wal, view, read, write, drain, keep, control];
+const MIGRATIONS: readonly string[] = [state, mirror, wal, view, read, write, drain, keep, control, status];
 
 /** The oldest PostgreSQL that is supported, as `server_version_num`. */
 const OLDEST_SERVER = 140000;
@@ -52,7 +53,7 @@ export async function isInstalled(session: Session, schema: string): Promise<boo
   const number = await version(session, schema);
   if (number > 0 && number < MIGRATIONS.length) {
     throw new Fatal(
-      "configuration",
+      "EPS-102",
       `Cannot use schema '${schema}': its version is ${number}, this program needs ${MIGRATIONS.length}; 'etcd-pg-sync start' upgrades it`,
     );
   }
@@ -67,13 +68,13 @@ async function checkServer(session: Session): Promise<void> {
   );
   if (server.number < OLDEST_SERVER) {
     throw new Fatal(
-      "configuration",
+      "EPS-106",
       `Cannot use PostgreSQL '${server.version}': the oldest supported version is 14`,
     );
   }
   if (server.encoding !== "UTF8") {
     throw new Fatal(
-      "configuration",
+      "EPS-106",
       `Cannot use this database: its encoding must be 'UTF8', it is '${server.encoding}'`,
     );
   }
@@ -95,7 +96,7 @@ async function version(session: Session, schema: string): Promise<number> {
   );
   if (number > MIGRATIONS.length) {
     throw new Fatal(
-      "configuration",
+      "EPS-103",
       `Cannot use schema '${schema}': its version is ${number}, this program knows versions up to ${MIGRATIONS.length}`,
     );
   }

@@ -89,13 +89,13 @@ export async function ensureStream(session: Session, wanted: StreamIdentity): Pr
   );
   if (found.stream !== wanted.stream) {
     throw new Fatal(
-      "configuration",
+      "EPS-104",
       `Cannot start stream '${wanted.stream}': the schema holds stream '${found.stream}'; give each stream a schema of its own (--schema)`,
     );
   }
   if (found.prefix !== wanted.prefixText) {
     throw new Fatal(
-      "configuration",
+      "EPS-104",
       `Cannot start stream '${wanted.stream}' on prefix '${wanted.prefixText}': it mirrors prefix '${found.prefix}'; ` +
         "give that prefix, or another --stream and --schema",
     );
@@ -191,6 +191,15 @@ export async function tryLock(session: Session, streamId: string): Promise<boole
     [streamId],
   );
   return got;
+}
+
+/** Shows this session as an instance's, as long as it lives, see sql/010_status.sql. */
+export async function showInstance(session: Session, streamId: string): Promise<void> {
+  await session.run(
+    "show-instance",
+    "select pg_advisory_lock_shared(hashtext('etcd-pg-sync instance'), hashtext($1))",
+    [streamId],
+  );
 }
 
 /**

@@ -39,7 +39,7 @@ Deno.test(
     assert.equal(started.code, 1);
     assert.match(
       started.stderr,
-      /^etcd-pg-sync: Cannot use schema 'public': its version is \d+, this program knows versions up to \d+$/m,
+      /^etcd-pg-sync: Cannot use schema 'public': its version is \d+, this program knows versions up to \d+ \(EPS-103\)$/m,
     );
     await killed(leader);
     await standby.until((line) => line.msg === "this instance is the writer");

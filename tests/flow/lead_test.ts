@@ -60,7 +60,7 @@ Deno.test("the marker of another installation stops the start", strict, async ()
   assert.equal((await program.status).code, 1);
   assert.match(
     program.output.at(-1)!,
-    /^etcd-pg-sync: Cannot use etcd key '\/_etcd-pg-sync\/default': another installation writes it; give this one another --stream$/,
+    /^etcd-pg-sync: Cannot use etcd key '\/_etcd-pg-sync\/default': another installation writes it; give this one another --stream \(EPS-105\)$/,
   );
   assert.equal(String((await world.etcd.get(marker))?.value), other, "it was left as it is");
 });

@@ -18,7 +18,9 @@ function assertRefused(
 ): void {
   const lines = ended.stderr.trimEnd().split("\n").filter((text) => !text.startsWith("{"));
   assert.equal(lines.length, 1, ended.stderr);
-  assert.match(lines[0], line);
+  const [, text, code] = /^(.*) \((EPS-\d{3})\)$/.exec(lines[0])!;
+  assert.match(text, line);
+  assert.equal(Number(code[4]), EXIT[kind], "the code's first digit is the exit code");
   assert.doesNotMatch(ended.stderr, /^\s+at /m);
   assert.doesNotMatch(ended.stderr, /hunter2/);
   assert.equal(ended.stdout, "");

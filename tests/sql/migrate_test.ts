@@ -4,7 +4,8 @@ import { migrate } from "../../lib/postgres/migrate.ts";
 import { installed, programSession, refused, strict } from "../support/schema.ts";
 import { makeWorld, type World } from "../support/world.ts";
 
-const newest = 8;
+const folder = new URL("../../sql/", import.meta.url);
+const newest = [...Deno.readDirSync(folder)].filter(({ name }) => /^\d{3}_.*\.sql$/.test(name)).length;
 
 async function migrateAlone(world: World, schema: string): Promise<number> {
   await using session = await programSession(world, schema);
