@@ -3,6 +3,8 @@ import process from "node:process";
 import { Command } from "commander";
 import manifest from "./deno.json" with { type: "json" };
 import { addStart } from "./lib/command/start.ts";
+import { addSync } from "./lib/command/sync.ts";
+import { addValidate } from "./lib/command/validate.ts";
 import { EXIT, Fatal, kindOf, sentence } from "./lib/errors.ts";
 
 const program = new Command("etcd-pg-sync")
@@ -16,11 +18,13 @@ const program = new Command("etcd-pg-sync")
   .configureOutput({ outputError: () => {} });
 
 addStart(program);
+addSync(program);
+addValidate(program);
 
 if (import.meta.main) {
   try {
     await program.parseAsync(process.argv);
-    Deno.exit(EXIT.done);
+    Deno.exit(); // with what the command has set, else 0
   } catch (error) {
     if ((error as { exitCode?: number }).exitCode === 0) Deno.exit(EXIT.done); // --help, --version
     console.error(`etcd-pg-sync: ${sentence(error)}`);

@@ -24,15 +24,26 @@ export interface StartFlags {
   historyRetention: string;
   eventRetention: string;
   walLimit: string;
+  verifyEvery: string;
 }
 
-export interface Config {
+/** The flags that say what a command works on. */
+export type TargetFlags = Pick<
+  StartFlags,
+  "postgresDsn" | "etcdDsn" | "stream" | "schema" | "logLevel" | "logFormat"
+>;
+
+/** What a command works on. */
+export interface Target {
   postgresDsn: string;
   etcd: EtcdOptions;
   prefix: Uint8Array;
   stream: string;
   schema: string;
   log: LogOptions;
+}
+
+export interface Config extends Target {
   maxTxnOps: number;
   /** null = never. */
   rescanAfter: number | null;
@@ -42,22 +53,18 @@ export interface Config {
   retention: Retention;
   /** null = never. */
   walLimit: number | null;
+  /** null = never. */
+  verifyEveryMs: number | null;
 }
 
-function wrong(name: string, value: string, wanted: string): never {
+export function wrong(name: string, value: string, wanted: string): never {
   throw new Fatal("configuration", `Cannot read '${name}': ${wanted}, got '${value}'`);
 }
 
 /** @throws {Fatal} one line that names the setting, quotes the value (unless it holds a secret) and says what is wanted */
 export function readConfig(flags: StartFlags): Config {
-  const { etcd, prefix } = readEtcdDsn(required("etcd-dsn", flags.etcdDsn));
   return {
-    postgresDsn: readPostgresDsn(flags.postgresDsn),
-    etcd,
-    prefix,
-    stream: readName("stream", flags.stream),
-    schema: readName("schema", flags.schema),
-    log: readLog(flags),
+    ...targetOf(flags),
     maxTxnOps: readInteger("max-txn-ops", flags.maxTxnOps, 2, 10_000),
     rescanAfter: flags.rescanAfter === "never"
       ? null
@@ -73,6 +80,20 @@ export function readConfig(flags: StartFlags): Config {
     walLimit: flags.walLimit === "never"
       ? null
       : readInteger("wal-limit", flags.walLimit, 1_000, Number.MAX_SAFE_INTEGER),
+    verifyEveryMs: readRetention("verify-every", flags.verifyEvery),
+  };
+}
+
+/** @throws {Fatal} as readConfig */
+export function targetOf(flags: TargetFlags): Target {
+  const { etcd, prefix } = readEtcdDsn(required("etcd-dsn", flags.etcdDsn));
+  return {
+    postgresDsn: readPostgresDsn(flags.postgresDsn),
+    etcd,
+    prefix,
+    stream: readName("stream", flags.stream),
+    schema: readName("schema", flags.schema),
+    log: readLog(flags),
   };
 }
 
@@ -98,7 +119,7 @@ function required(name: string, value: string | undefined): string {
   );
 }
 
-function readInteger(name: string, value: string, least: number, most: number): number {
+export function readInteger(name: string, value: string, least: number, most: number): number {
   const number = Number(value);
   if (!/^\d+$/.test(value) || number < least || number > most) {
     wrong(name, value, `wanted an integer from ${least} to ${most}`);
@@ -120,7 +141,7 @@ function readRetention(name: string, value: string): number | null {
   return value === "never" ? null : readDuration(name, value);
 }
 
-function oneOf<T extends string>(name: string, value: string, choices: readonly T[]): T {
+export function oneOf<T extends string>(name: string, value: string, choices: readonly T[]): T {
   return choices.find((choice) => choice === value) ??
     wrong(name, value, `wanted one of ${choices.map((c) => `'${c}'`).join(", ")}`);
 }
@@ -229,7 +250,7 @@ export function withoutSecrets(dsn: string): string {
   return `${scheme ?? ""}${shown}`.replace(/\?.*$/s, "").replace(/password\s*=.*$/is, "password=…");
 }
 
-export function identity(config: Config): StreamIdentity {
+export function identity(config: Pick<Target, "stream" | "prefix">): StreamIdentity {
   const prefixText = keyText(config.prefix);
   const plain = asText(config.prefix) === prefixText ? prefixText : null;
   return { stream: config.stream, prefix: config.prefix, prefixText, plainPrefix: plain };

@@ -1,15 +1,15 @@
 /** From a configuration to connections of both servers; what goes wrong is told in one line. */
-import { type Config, withoutSecrets } from "./config.ts";
+import { type Target, withoutSecrets } from "./config.ts";
 import { keyText } from "./core/codec.ts";
 import { type EtcdVersion, etcdVersion } from "./core/version.ts";
 import { Fatal, kindOf, sentence } from "./errors.ts";
-import type { EtcdClient } from "./etcd/client.ts";
+import { type EtcdClient, EtcdError } from "./etcd/client.ts";
 import { serverVersion } from "./etcd/kv.ts";
 import type { Log } from "./log.ts";
 import { type PostgresOptions, Session } from "./postgres/client.ts";
 import { isInstalled } from "./postgres/migrate.ts";
 
-export function postgresOptions(config: Config, log: Log): PostgresOptions {
+export function postgresOptions(config: Target, log: Log): PostgresOptions {
   return {
     dsn: config.postgresDsn,
     schema: config.schema,
@@ -19,7 +19,7 @@ export function postgresOptions(config: Config, log: Log): PostgresOptions {
 }
 
 /** What `use` returns. @throws {Fatal} with an exit code, where PostgreSQL cannot be used */
-export async function withPostgres<T>(config: Config, use: () => Promise<T>): Promise<T> {
+export async function withPostgres<T>(config: Target, use: () => Promise<T>): Promise<T> {
   try {
     return await use();
   } catch (error) {
@@ -30,7 +30,7 @@ export async function withPostgres<T>(config: Config, use: () => Promise<T>): Pr
 }
 
 /** What `use` returns. @throws {Fatal} with an exit code, where etcd cannot be used */
-export async function withEtcd<T>(config: Config, use: () => Promise<T>): Promise<T> {
+export async function withEtcd<T>(config: Target, use: () => Promise<T>): Promise<T> {
   try {
     return await use();
   } catch (error) {
@@ -40,11 +40,23 @@ export async function withEtcd<T>(config: Config, use: () => Promise<T>): Promis
   }
 }
 
+/** What `use` returns. @throws {Fatal} with an exit code, where one of the servers cannot be used */
+export async function withBoth<T>(config: Target, use: () => Promise<T>): Promise<T> {
+  try {
+    return await use();
+  } catch (error) {
+    const again = () => Promise.reject(error);
+    if (error instanceof EtcdError) return await withEtcd(config, again);
+    if (kindOf(error) === "runtime") throw error;
+    return await withPostgres(config, again);
+  }
+}
+
 /**
  * A session for a command that looks at a stream that `start` has installed.
  * @throws {Fatal} with an exit code, where PostgreSQL cannot be used, or the schema holds no stream
  */
-export async function openInstalled(config: Config, log: Log): Promise<Session> {
+export async function openInstalled(config: Target, log: Log): Promise<Session> {
   return await withPostgres(config, async () => {
     await using opened = new AsyncDisposableStack();
     const session = opened.use(await Session.open(postgresOptions(config, log)));
@@ -60,7 +72,7 @@ export async function openInstalled(config: Config, log: Log): Promise<Session> 
 }
 
 /** The server's version, where it is one that can be used; known bugs of it are logged. */
-export async function checkedEtcdVersion(config: Config, kv: EtcdClient, log: Log): Promise<EtcdVersion> {
+export async function checkedEtcdVersion(config: Target, kv: EtcdClient, log: Log): Promise<EtcdVersion> {
   const version = await serverVersion(kv);
   const server = etcdVersion(version);
   if (!server.supported) {

@@ -6,6 +6,7 @@ import { lead } from "./flow/lead.ts";
 import { mirror } from "./flow/mirror.ts";
 import { scan } from "./flow/scan.ts";
 import { takeOver } from "./flow/takeover.ts";
+import { verifyOften } from "./flow/verify.ts";
 import { Backoff } from "./lifecycle.ts";
 import { isWhole, next, type Outcome, type State } from "./machine.ts";
 import { readStream, startScanAgain, startTimeline } from "./postgres/state.ts";
@@ -67,7 +68,7 @@ async function work(stream: Stream, leadership: Leadership, signal: AbortSignal)
 
 type Interrupting = Exclude<Outcome, "wal-waiting" | "wal-empty">;
 
-/** Streaming and draining: the mirror runs all along, the drain wakes and sleeps beside it. */
+/** Streaming and draining: the mirror runs all along, the drain and the verifier wake and sleep beside it. */
 async function follow(
   stream: Stream,
   leadership: Leadership,
@@ -77,11 +78,12 @@ async function follow(
   const stopped = AbortSignal.any([signal, stop.signal]);
   const mirroring = mirror(stream, leadership, stopped);
   const draining = drainAndWait(stream, leadership, stopped);
+  const verifying = verifyOften(stream, stopped);
   try {
     return await Promise.race([mirroring, draining]);
   } finally {
     stop.abort();
-    await Promise.allSettled([mirroring, draining]);
+    await Promise.allSettled([mirroring, draining, verifying]);
   }
 }
 

@@ -1,33 +1,47 @@
 /** `start`: from a configuration to a running stream. */
 import { type Config, identity, withoutSecrets } from "./config.ts";
 import { checkedEtcdVersion, postgresOptions, withEtcd, withPostgres } from "./connect.ts";
+import { MAX_KEY_BYTES } from "./core/plan.ts";
 import { kindOf } from "./errors.ts";
 import { EtcdClient } from "./etcd/client.ts";
 import { readKey, readRange } from "./etcd/kv.ts";
 import type { Log } from "./log.ts";
 import { type PostgresOptions, Session } from "./postgres/client.ts";
 import { migrate } from "./postgres/migrate.ts";
-import { ensureStream, setGate } from "./postgres/state.ts";
+import { ensureStream, hasLeader, setGate } from "./postgres/state.ts";
 import { runStream } from "./run.ts";
 import { markerKey, prefixRange, type Stream } from "./stream.ts";
 
-const MAX_KEY_BYTES = 2_500;
 /** etcd's default for a request (--max-request-bytes is 1.5 MiB), less the marker and the framing. */
 const MAX_TXN_BYTES = 1_500_000;
 
 /** Runs until `signal` aborts. @throws {Fatal} with an exit code where it cannot begin */
 export async function start(config: Config, log: Log, signal: AbortSignal): Promise<void> {
   await using opened = new AsyncDisposableStack();
+  await runStream(await openStream(config, log, opened), signal);
+}
+
+/**
+ * Installs what is missing, and connects; `opened` closes the connections. `guest`: where another instance leads, writers
+ * are held to what that one was told.
+ * @throws {Fatal} with an exit code, where the stream cannot be run
+ */
+export async function openStream(
+  config: Config,
+  log: Log,
+  opened: AsyncDisposableStack,
+  { guest = false } = {},
+): Promise<Stream> {
   const kv = opened.adopt(new EtcdClient(config.etcd), (client) => client.close());
   const watch = opened.adopt(new EtcdClient(config.etcd), (client) => client.close());
   const postgres = postgresOptions(config, log);
-  await withPostgres(config, () => install(config, postgres, log));
+  await withPostgres(config, () => install(config, postgres, log, guest));
   const server = await withEtcd(config, async () => {
     const server = await checkedEtcdVersion(config, kv, log);
     await checkRights(config, kv);
     return server;
   });
-  const stream: Stream = {
+  return {
     settings: {
       name: config.stream,
       schema: config.schema,
@@ -37,6 +51,7 @@ export async function start(config: Config, log: Log, signal: AbortSignal): Prom
       freshTimeoutMs: config.freshTimeoutMs,
       retention: config.retention,
       walLimit: config.walLimit,
+      verifyEveryMs: config.verifyEveryMs,
     },
     select: { prefix: config.prefix, maxKeyBytes: MAX_KEY_BYTES },
     postgres,
@@ -46,19 +61,25 @@ export async function start(config: Config, log: Log, signal: AbortSignal): Prom
     log,
     fragment: false,
   };
-  await runStream(stream, signal);
 }
 
-async function install(config: Config, postgres: PostgresOptions, log: Log): Promise<void> {
+async function install(
+  config: Config,
+  postgres: PostgresOptions,
+  log: Log,
+  guest: boolean,
+): Promise<void> {
   await using session = await Session.open(postgres);
   const { applied } = await migrate(session, config.schema);
   await ensureStream(session, identity(config));
-  await setGate(session, {
-    maxTxnRows: config.maxTxnOps - 1,
-    maxTxnBytes: MAX_TXN_BYTES,
-    refuseOversize: config.refuseOversize,
-    maxDeletes: config.maxDeletes,
-  });
+  if (!guest || !await hasLeader(session)) {
+    await setGate(session, {
+      maxTxnRows: config.maxTxnOps - 1,
+      maxTxnBytes: MAX_TXN_BYTES,
+      refuseOversize: config.refuseOversize,
+      maxDeletes: config.maxDeletes,
+    });
+  }
   const [{ version }] = await session.run<{ version: string }>(
     "server-version",
     "select current_setting('server_version') as version",

@@ -23,6 +23,8 @@ export interface StreamSettings {
   retention: Retention;
   /** Rows that may wait in the WAL; null = any number. */
   walLimit: number | null;
+  /** How often everything is compared with etcd; null = never. */
+  verifyEveryMs: number | null;
 }
 
 export interface Stream {

@@ -34,6 +34,7 @@ const STREAM: Described[] = [
     "90d",
   ],
   ["--wal-limit <rows>", "writes that may wait for etcd; more are refused, or never", "1000000"],
+  ["--verify-every <duration>", "how often all of the mirror is compared with etcd, or never", "1d"],
 ];
 
 export function connectionOptions(command: Command): Command {
