@@ -32,8 +32,9 @@ function details({ kind, etcd, mirror, fields }: ShownDifference): string {
 
 function told(field: Field, etcd: number | string, mirror: number | string): string {
   if (field === "timeline") return `${mirror} in the mirror`;
-  const unit = field === "value" ? " bytes" : "";
-  return `${etcd}${unit} in etcd, ${field === "value" && etcd === mirror ? "others" : mirror} in the mirror`;
+  if (field !== "value") return `${etcd} in etcd, ${mirror} in the mirror`;
+  const bytes = many(Number(etcd), "byte");
+  return `${bytes} in etcd, ${etcd === mirror ? "others" : mirror} in the mirror`;
 }
 
 /** "1 difference", "3 differences". */
