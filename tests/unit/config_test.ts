@@ -28,6 +28,7 @@ const right: StartFlags = {
   historyRetention: "never",
   eventRetention: "90s",
   walLimit: "1000000",
+  verifyEvery: "1d",
 };
 
 Deno.test("readConfig() reads what is right", strict, () => {
@@ -45,6 +46,7 @@ Deno.test("readConfig() reads what is right", strict, () => {
     freshTimeoutMs: 10_000,
     retention: { walMs: 86_400_000, historyMs: null, eventMs: 90_000 },
     walLimit: 1_000_000,
+    verifyEveryMs: 86_400_000,
   });
   assert.equal(readConfig({ ...right, walLimit: "never" }).walLimit, null);
   assert.equal(readConfig({ ...right, rescanAfter: "never" }).rescanAfter, null);
