@@ -226,7 +226,7 @@ async function compare(
     });
     for await (const difference of all) {
       found[difference.kind]++;
-      if (found.shown.length < show) found.shown.push(shown(difference));
+      if (found.shown.length < show) found.shown.push(shown(difference, at.timeline));
       await repairer?.add(difference, found);
     }
     await repairer?.flush(found);
@@ -341,7 +341,10 @@ class Repairer {
   }
 }
 
-function shown({ kind, key, etcd, mirror, fields }: Difference): ShownDifference {
+function shown(
+  { kind, key, etcd, mirror, fields }: Difference,
+  timeline: number,
+): ShownDifference {
   return {
     kind,
     key,
@@ -351,7 +354,7 @@ function shown({ kind, key, etcd, mirror, fields }: Difference): ShownDifference
       create_revision: etcd.createRevision,
       version: etcd.version,
       lease: String(etcd.lease),
-      timeline: "now",
+      timeline,
     },
     mirror: mirror && {
       value: mirror.value?.length ?? mirror.valueBytes?.length ?? 0,

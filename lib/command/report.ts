@@ -31,7 +31,7 @@ function details({ kind, etcd, mirror, fields }: ShownDifference): string {
 }
 
 function told(field: Field, etcd: number | string, mirror: number | string): string {
-  if (field === "timeline") return `${mirror} in the mirror`;
+  if (field === "timeline") return `${mirror} in the mirror, the stream is in ${etcd}`;
   if (field !== "value") return `${etcd} in etcd, ${mirror} in the mirror`;
   const bytes = many(Number(etcd), "byte");
   return `${bytes} in etcd, ${etcd === mirror ? "others" : mirror} in the mirror`;
