@@ -25,7 +25,7 @@ import { Fatal, kindOf, sentence } from "./errors.ts";
 import type { EtcdClient } from "./etcd/client.ts";
 import { isCompacted, isFuture } from "./etcd/kv.ts";
 import { PageReader } from "./etcd/pages.ts";
-import { sleep } from "./lifecycle.ts";
+import { Backoff, sleep } from "./lifecycle.ts";
 import type { Log } from "./log.ts";
 import { isWhole } from "./machine.ts";
 import { type PostgresOptions, Session } from "./postgres/client.ts";
@@ -283,9 +283,22 @@ class Pages {
   }
 
   #page(from: Uint8Array): Promise<Page> {
-    const page = this.#reader.read(from, this.revision);
+    const page = this.#tryOn(from);
     page.catch(() => {}); // it is awaited after the page before it
     return page;
+  }
+
+  /** A connection that breaks once is no reason to begin again: the page stays what it is. */
+  async #tryOn(from: Uint8Array): Promise<Page> {
+    const backoff = new Backoff();
+    for (;;) {
+      try {
+        return await this.#reader.read(from, this.revision);
+      } catch (error) {
+        if (kindOf(error) !== "connection" || backoff.attempts === MOST_ATTEMPTS) throw error;
+        await backoff.pause(this.signal);
+      }
+    }
   }
 }
 
