@@ -23,6 +23,8 @@ const COMMANDS: [names: string[], load: () => Promise<Add>][] = [
   [["start"], async () => (await import("./lib/command/start.ts")).addStart],
   [["status"], async () => (await import("./lib/command/status.ts")).addStatus],
   [["pause", "resume", "resync"], async () => (await import("./lib/command/control.ts")).addControl],
+  [["validate"], async () => (await import("./lib/command/validate.ts")).addValidate],
+  [["sync"], async () => (await import("./lib/command/sync.ts")).addSync],
   [["config"], async () => (await import("./lib/command/config.ts")).addConfig],
   [[], async () => (await import("./lib/command/completion.ts")).addCompletion], // it is told of all of them
 ];

@@ -4,7 +4,7 @@ import { Fatal } from "./errors.ts";
 import type { EtcdOptions } from "./etcd/client.ts";
 import { ETCDCTL_VARIABLES, readEtcdDsn } from "./etcd/dsn.ts";
 import type { LogOptions } from "./log.ts";
-import { POSTGRES_VARIABLES, readTarget } from "./postgres/dsn.ts";
+import { POSTGRES_VARIABLES, readTarget as readPostgresTarget } from "./postgres/dsn.ts";
 import type { Retention } from "./postgres/keep.ts";
 import type { StreamIdentity } from "./postgres/state.ts";
 import { type Environment, type Flags, readSettings, refuse, type Settings, value } from "./settings/read.ts";
@@ -20,9 +20,13 @@ export interface StreamPlace {
   log: LogOptions;
 }
 
-export interface Config extends StreamPlace {
+/** What a command works on. */
+export interface Target extends StreamPlace {
   etcd: EtcdOptions;
   prefix: Uint8Array;
+}
+
+export interface Config extends Target {
   /** etcd is only read. */
   oneWay: boolean;
   maxTxnOps: number;
@@ -34,6 +38,8 @@ export interface Config extends StreamPlace {
   retention: Retention;
   /** null = never. */
   walLimit: number | null;
+  /** null = never. */
+  verifyEveryMs: number | null;
   /** All of it as it was given, and where. */
   settings: Settings;
 }
@@ -66,6 +72,7 @@ export function configOf(settings: Settings, env: Environment): Config {
       eventMs: value(settings, "event-retention"),
     },
     walLimit: value(settings, "wal-limit"),
+    verifyEveryMs: value(settings, "verify-every"),
     settings,
   };
 }
@@ -75,12 +82,10 @@ export function readStreamPlace(flags: Flags, env: Environment = Deno.env.toObje
   return placeOf(readSettings(flags, env), env);
 }
 
-/** Where the stream's keys are in etcd. @throws {Fatal} see `readConfig` */
-export function readEtcdPlace(
-  flags: Flags,
-  env: Environment = Deno.env.toObject(),
-): Pick<Config, "etcd" | "prefix"> {
-  return readEtcd(readSettings(flags, env), env);
+/** For a command that looks at both sides. @throws {Fatal} see `readConfig` */
+export function readTarget(flags: Flags, env: Environment = Deno.env.toObject()): Target {
+  const settings = readSettings(flags, env);
+  return { ...placeOf(settings, env), ...readEtcd(settings, env) };
 }
 
 function placeOf(settings: Settings, env: Environment): StreamPlace {
@@ -117,7 +122,7 @@ function readPostgres(settings: Settings, env: Environment): string {
   const { text, source } = settings["postgres-dsn"];
   const dsn = text ?? (env.PGHOST ? "postgres://" : missing("postgres-dsn", howToGive("postgres-dsn")));
   const got = text === undefined ? "" : `, got '${withoutSecrets(text)}'`;
-  readTarget(
+  readPostgresTarget(
     dsn,
     (name) => env[name],
     (what) =>

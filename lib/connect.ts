@@ -1,9 +1,9 @@
 /** From a configuration to connections of both servers; what goes wrong is told in one line. */
-import { type Config, type StreamPlace, withoutSecrets } from "./config.ts";
+import { type StreamPlace, type Target, withoutSecrets } from "./config.ts";
 import { keyText } from "./core/codec.ts";
 import { type EtcdVersion, etcdVersion } from "./core/version.ts";
-import { codeOf, Fatal, sentence } from "./errors.ts";
-import type { EtcdClient } from "./etcd/client.ts";
+import { codeOf, Fatal, kindOf, sentence } from "./errors.ts";
+import { type EtcdClient, EtcdError } from "./etcd/client.ts";
 import { serverVersion } from "./etcd/kv.ts";
 import type { Log } from "./log.ts";
 import { type PostgresOptions, Session } from "./postgres/client.ts";
@@ -30,13 +30,25 @@ export async function withPostgres<T>(config: StreamPlace, use: () => Promise<T>
 }
 
 /** What `use` returns. @throws {Fatal} with an exit code, where etcd cannot be used */
-export async function withEtcd<T>(config: Config, use: () => Promise<T>): Promise<T> {
+export async function withEtcd<T>(config: Target, use: () => Promise<T>): Promise<T> {
   try {
     return await use();
   } catch (error) {
     if (error instanceof Fatal) throw error;
     const where = config.etcd.endpoints.join(",");
     throw new Fatal(codeOf(error), `Cannot use etcd at '${where}': ${sentence(error)}`);
+  }
+}
+
+/** What `use` returns. @throws {Fatal} with an exit code, where one of the servers cannot be used */
+export async function withBoth<T>(config: Target, use: () => Promise<T>): Promise<T> {
+  try {
+    return await use();
+  } catch (error) {
+    const again = () => Promise.reject(error);
+    if (error instanceof EtcdError) return await withEtcd(config, again);
+    if (kindOf(error) === "runtime") throw error;
+    return await withPostgres(config, again);
   }
 }
 
@@ -60,7 +72,7 @@ export async function openInstalled(config: StreamPlace, log: Log): Promise<Sess
 }
 
 /** The server's version, where it is one that can be used; known bugs of it are logged. */
-export async function checkedEtcdVersion(config: Config, kv: EtcdClient, log: Log): Promise<EtcdVersion> {
+export async function checkedEtcdVersion(config: Target, kv: EtcdClient, log: Log): Promise<EtcdVersion> {
   const version = await serverVersion(kv);
   const server = etcdVersion(version);
   if (!server.supported) {

@@ -17,7 +17,10 @@ export function reloader(stream: Stream, running: Config, reread: () => Config):
     try {
       running = await change(stream, running, reread());
     } catch (error) {
-      stream.log.error({ error: sentence(error) }, "settings were read again, and stay as they were");
+      stream.log.error(
+        { code: "EPS-717", error: sentence(error) },
+        "settings were read again, and stay as they were",
+      );
     }
   };
 }
@@ -67,7 +70,7 @@ function tell(log: Log, name: Name, before: Settings, after: Settings, later: bo
   const { secret } = setting(name);
   const [from, to] = [before, after].map((settings) => shown(settings[name].text, secret));
   const fields = { setting: name, ...(from !== to && { from, to }), source: sourceText(after[name].source) };
-  if (later) log.warn(fields, "setting changed: it counts after a restart");
+  if (later) log.warn({ code: "EPS-718", ...fields }, "setting changed: it counts after a restart");
   else {log.info(
       fields,
       secret ? "setting changed: it counts from the next connection on" : "setting changed",

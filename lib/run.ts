@@ -7,6 +7,7 @@ import { lead } from "./flow/lead.ts";
 import { mirror } from "./flow/mirror.ts";
 import { scan } from "./flow/scan.ts";
 import { takeOver } from "./flow/takeover.ts";
+import { attendResyncs, verifyOften } from "./flow/verify.ts";
 import { aborted, Backoff } from "./lifecycle.ts";
 import { isWhole, next, type Outcome, type State } from "./machine.ts";
 import { readStream, startScanAgain, startTimeline, stopDraining } from "./postgres/state.ts";
@@ -85,7 +86,7 @@ async function whilePaused(stream: Stream, control: Control, signal: AbortSignal
 
 type Interrupting = Exclude<Outcome, "wal-waiting" | "wal-empty">;
 
-/** Streaming and draining: the mirror runs all along, the drain wakes and sleeps beside it. */
+/** Streaming and draining: the mirror runs all along, the drain and the verifier wake and sleep beside it. */
 async function follow(
   stream: Stream,
   leadership: Leadership,
@@ -95,11 +96,12 @@ async function follow(
   const stopped = AbortSignal.any([signal, stop.signal]);
   const mirroring = mirror(stream, leadership, stopped);
   const draining = drainAndWait(stream, leadership, stopped);
+  const verifying = [verifyOften(stream, stopped), attendResyncs(stream, leadership, stopped)];
   try {
     return await Promise.race([mirroring, draining]);
   } finally {
     stop.abort();
-    await Promise.allSettled([mirroring, draining]);
+    await Promise.allSettled([mirroring, draining, ...verifying]);
   }
 }
 

@@ -1,6 +1,7 @@
 /** `start`: from a configuration to a running stream. */
 import { type Config, identity, withoutSecrets } from "./config.ts";
 import { checkedEtcdVersion, postgresOptions, withEtcd, withPostgres } from "./connect.ts";
+import { MAX_KEY_BYTES } from "./core/plan.ts";
 import { kindOf } from "./errors.ts";
 import { EtcdClient } from "./etcd/client.ts";
 import { readKey, readRange } from "./etcd/kv.ts";
@@ -8,12 +9,10 @@ import { Hangups } from "./lifecycle.ts";
 import type { Log } from "./log.ts";
 import { type PostgresOptions, Session } from "./postgres/client.ts";
 import { migrate } from "./postgres/migrate.ts";
-import { ensureStream, setGate } from "./postgres/state.ts";
+import { ensureStream, hasLeader, setGate } from "./postgres/state.ts";
 import { reloader } from "./reload.ts";
 import { runStream } from "./run.ts";
 import { gateOf, markerKey, prefixRange, settingsOf, type Stream } from "./stream.ts";
-
-const MAX_KEY_BYTES = 2_500;
 
 /**
  * Runs until `signal` aborts.
@@ -28,16 +27,32 @@ export async function start(
 ): Promise<void> {
   await using opened = new AsyncDisposableStack();
   const hangups = reread && opened.use(new Hangups());
+  const stream = await openStream(config, log, opened);
+  hangups?.each(reloader(stream, config, reread!));
+  await runStream(stream, signal);
+}
+
+/**
+ * Installs what is missing, and connects; `opened` closes the connections. `guest`: where another instance leads, writers
+ * are held to what that one was told.
+ * @throws {Fatal} with an exit code, where the stream cannot be run
+ */
+export async function openStream(
+  config: Config,
+  log: Log,
+  opened: AsyncDisposableStack,
+  { guest = false } = {},
+): Promise<Stream> {
   const kv = opened.adopt(new EtcdClient(config.etcd), (client) => client.close());
   const watch = opened.adopt(new EtcdClient(config.etcd), (client) => client.close());
   const postgres = postgresOptions(config, log);
-  await withPostgres(config, () => install(config, postgres, log));
+  await withPostgres(config, () => install(config, postgres, log, guest));
   const server = await withEtcd(config, async () => {
     const server = await checkedEtcdVersion(config, kv, log);
     await checkRights(config, kv);
     return server;
   });
-  const stream: Stream = {
+  return {
     settings: settingsOf(config),
     select: { prefix: config.prefix, maxKeyBytes: MAX_KEY_BYTES },
     postgres,
@@ -47,15 +62,18 @@ export async function start(
     log,
     fragment: false,
   };
-  hangups?.each(reloader(stream, config, reread!));
-  await runStream(stream, signal);
 }
 
-async function install(config: Config, postgres: PostgresOptions, log: Log): Promise<void> {
+async function install(
+  config: Config,
+  postgres: PostgresOptions,
+  log: Log,
+  guest: boolean,
+): Promise<void> {
   await using session = await Session.open(postgres);
   const { applied } = await migrate(session, config.schema);
   await ensureStream(session, identity(config));
-  await setGate(session, gateOf(config));
+  if (!guest || !await hasLeader(session)) await setGate(session, gateOf(config));
   const [{ version }] = await session.run<{ version: string }>(
     "server-version",
     "select current_setting('server_version') as version",

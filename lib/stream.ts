@@ -31,6 +31,8 @@ export interface StreamSettings {
   walLimit: number | null;
   /** etcd → PostgreSQL only: nothing is written to etcd, no marker either, and only the prefix is read. */
   oneWay: boolean;
+  /** How often everything is compared with etcd; null = never. */
+  verifyEveryMs: number | null;
 }
 
 export interface Stream {
@@ -84,6 +86,7 @@ export function settingsOf(config: Config): StreamSettings {
     freshTimeoutMs: config.freshTimeoutMs,
     retention: config.retention,
     walLimit: config.walLimit,
+    verifyEveryMs: config.verifyEveryMs,
     oneWay: config.oneWay,
   };
 }

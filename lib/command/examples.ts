@@ -16,12 +16,14 @@ const EXAMPLES: Record<string, [what: string, line: string][]> = {
     ["look again every second", `status ${DSNS} --watch`],
   ],
   validate: [
-    ["compare the mirror with etcd", `validate ${DSNS}`],
-    ["repair what differs", `validate ${DSNS} --fix`],
+    ["is the mirror right?", `validate ${DSNS}`],
+    ["make it right", `validate ${DSNS} --fix`],
+    ["only a part of it, for a script", `validate ${DSNS} --prefix /app/users/ --format json --show 1000`],
   ],
   sync: [
-    ["bring both sides together once", `sync ${DSNS}`],
-    ["what that would write", `sync ${DSNS} --dry-run`],
+    ["as start, but ends when both sides are together", `sync ${DSNS}`],
+    ["then compare each key, and repair what differs", `sync ${DSNS} --full`],
+    ["what would it do?", `sync ${DSNS} --dry-run`],
   ],
   config: [
     ["what is in force, and where each value comes from", "config --config /etc/etcd-pg-sync.yaml"],

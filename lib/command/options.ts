@@ -25,3 +25,10 @@ function option(name: Name): Option {
   const notes = [...(otherwise ? [`default: ${otherwise}`] : []), `env: ${variableOf(name)}`];
   return new Option(flags, `${what} (${notes.join(", ")})`);
 }
+
+export type Format = "text" | "json";
+
+/** `--format`, for a command's answer. */
+export function formatOption(): Option {
+  return new Option("--format <format>", "text or json").choices(["text", "json"]).default("text");
+}

@@ -1,19 +1,19 @@
 /** `status`: how a stream stands, and what to do. */
-import { type Command, Option } from "commander";
-import { type Flags as SettingFlags, readEtcdPlace, readStreamPlace, withoutSecrets } from "../config.ts";
+import type { Command } from "commander";
+import { type Flags as SettingFlags, readTarget, withoutSecrets } from "../config.ts";
 import { screen } from "../core/screen.ts";
 import type { Status } from "../core/status.ts";
 import { guardTransport } from "../etcd/guard.ts";
 import { sleep, stopSignal } from "../lifecycle.ts";
 import { StatusReader } from "../status.ts";
-import { connectionOptions } from "./options.ts";
+import { connectionOptions, type Format, formatOption } from "./options.ts";
 
 const WATCH_MS = 1_000;
 /** A server that answers no sooner is one that hangs. */
 const STATEMENT_SECONDS = 5;
 
 interface Flags extends SettingFlags {
-  format: "text" | "json";
+  format: Format;
   watch?: boolean;
 }
 
@@ -21,37 +21,37 @@ export function addStatus(program: Command): void {
   const command = program.command("status")
     .description("show how the stream stands and what to do; ends with 0 only where it is healthy");
   connectionOptions(command)
-    .addOption(new Option("--format <format>", "text or json").choices(["text", "json"]).default("text"))
+    .addOption(formatOption())
     .option("--watch", "look again every second, until SIGINT")
     .action(run);
 }
 
 async function run(flags: Flags): Promise<void> {
-  const place = readStreamPlace(flags);
-  const etcd = readEtcdPlace(flags);
+  const target = readTarget(flags);
   guardTransport(() => {});
   await using reader = new StatusReader({
-    stream: place.stream,
+    stream: target.stream,
     postgres: {
-      dsn: place.postgresDsn,
-      schema: place.schema,
+      dsn: target.postgresDsn,
+      schema: target.schema,
       statementSeconds: STATEMENT_SECONDS,
-      applicationName: `etcd-pg-sync ${place.stream} status`.slice(0, 63),
+      applicationName: `etcd-pg-sync ${target.stream} status`.slice(0, 63),
     },
-    postgresAddress: withoutSecrets(place.postgresDsn),
-    ...etcd,
+    postgresAddress: withoutSecrets(target.postgresDsn),
+    etcd: target.etcd,
+    prefix: target.prefix,
   });
   const status = flags.watch ? await watch(reader, flags.format) : await reader.read();
   if (!flags.watch) console.log(rendered(status, flags.format));
   Deno.exitCode = status.exit_code;
 }
 
-function rendered(status: Status, format: Flags["format"]): string {
+function rendered(status: Status, format: Format): string {
   return format === "json" ? JSON.stringify(status, null, 2) : screen(status).trimEnd();
 }
 
 /** The last one. On a terminal each covers the one before; elsewhere they follow one another, JSON on a line each. */
-async function watch(reader: StatusReader, format: Flags["format"]): Promise<Status> {
+async function watch(reader: StatusReader, format: Format): Promise<Status> {
   const signal = stopSignal();
   for (;;) {
     const status = await reader.read();

@@ -338,6 +338,17 @@ const NOTICES = {
     advice:
       "Look at that machine. Its session ends by itself when TCP gives up; a frozen one that wakes does no harm.",
   },
+  "EPS-717": {
+    name: "settings-kept",
+    meaning: "SIGHUP: the settings that were read again are not right. All stays as it was.",
+    advice:
+      "The line names the setting. `etcd-pg-sync config` shows what a start would take; then SIGHUP again.",
+  },
+  "EPS-718": {
+    name: "restart-needed",
+    meaning: "SIGHUP: a setting was changed that cannot change at run time. The old value stays in force.",
+    advice: "Restart the instances, one after another.",
+  },
 };
 
 const SQL = {

@@ -34,6 +34,8 @@ export interface Selection {
   maxKeyBytes: number;
 }
 
+/** Of a key as SQL writes it: what an index entry can hold. */
+export const MAX_KEY_BYTES = 2_500;
 const OWN = new TextEncoder().encode(OWN_PREFIX);
 const encoder = new TextEncoder();
 /** The last character; 625 of them are as long as a key can be. */

@@ -22,14 +22,18 @@ export function isTooLarge(error: unknown): boolean {
   return error instanceof EtcdError && error.code === grpc.status.RESOURCE_EXHAUSTED;
 }
 
-/** Keys from `from` up to `to` at the newest revision (linearizable). */
+/**
+ * Keys from `from` up to `to`, now (linearizable) or at a past revision.
+ * @throws {EtcdError} see `isCompacted`, `isFuture` and `isTooLarge`
+ */
 export function readRange(
   client: EtcdClient,
   from: Uint8Array,
   to: Uint8Array,
   limit: number,
+  revision = 0,
 ): Promise<RangeResponse> {
-  return client.call("KV", "Range", { key: Buffer.from(from), range_end: Buffer.from(to), limit }, {
+  return client.call("KV", "Range", { key: Buffer.from(from), range_end: Buffer.from(to), limit, revision }, {
     decode: decodeRangeResponse,
     timeoutMs: 60_000,
     repeatable: true,

@@ -17,7 +17,6 @@
  * The next page is read ahead while this one is written, so a merge looks at the tombstones since (MERGE_PAGE), and the
  * copy into an empty range, which does not look, is used only if no event was applied since the page was asked for.
  */
-import { successor } from "../core/codec.ts";
 import {
   foldEvents,
   foldPage,
@@ -27,9 +26,10 @@ import {
   probeAfter,
   type Skipped,
 } from "../core/plan.ts";
-import type { PackedKeys, Page } from "../core/words.ts";
+import type { Page } from "../core/words.ts";
 import type { Follower } from "../etcd/follow.ts";
-import { isTooLarge, readKey, readRange } from "../etcd/kv.ts";
+import { readKey } from "../etcd/kv.ts";
+import { PageReader } from "../etcd/pages.ts";
 import { next, type Outcome } from "../machine.ts";
 import {
   applyEvents,
@@ -45,22 +45,12 @@ import { endOf, openWatch } from "../watching.ts";
 
 type ScanOutcome = Extract<Outcome, "caught-up" | "history-lost" | "history-replaced">;
 
-const PAGE_BYTES = 4 * 1024 * 1024;
-const MOST_KEYS = 50_000;
 const PROGRESS_EVERY_MS = 100;
 
 /** What a page's commit knows of its keys. */
 interface Written {
   newest: Probe | null;
   skipped: Skipped[];
-}
-
-/** Bytes of keys and values, and the last key. */
-function measure(keys: PackedKeys): { bytes: number; last: Uint8Array } {
-  let bytes = 0;
-  const cursor = keys.cursor();
-  while (cursor.next()) bytes += cursor.keyTo - cursor.keyFrom + cursor.valueTo - cursor.valueFrom + 32;
-  return { bytes, last: cursor.bytes.subarray(cursor.keyFrom, cursor.keyTo) };
 }
 
 /** Runs one scan, from its cursor if it has one. null: `signal` aborted. */
@@ -79,9 +69,9 @@ class Scan implements AsyncDisposable {
   readonly #lead: Leadership;
   readonly #signal: AbortSignal;
   readonly #range: { from: Uint8Array; to: Uint8Array };
+  readonly #pages: PageReader;
   readonly #progress: Progress;
   #follower: Follower | undefined;
-  #limit = 10_000;
   #probe: Probe | null = null;
   /** Counts the batches of events applied: a page knows whether one came after it was asked for. */
   #applied = 0;
@@ -92,6 +82,7 @@ class Scan implements AsyncDisposable {
     this.#lead = lead;
     this.#signal = signal;
     this.#range = prefixRange(stream.settings.prefix);
+    this.#pages = new PageReader(stream.kv, this.#range.to);
     this.#progress = new Progress(stream.log, lead.at.state);
   }
 
@@ -126,7 +117,7 @@ class Scan implements AsyncDisposable {
 
   /** The first page fixes where the watch begins; it is merged before any event. */
   async #firstPage(): Promise<ScanOutcome | null> {
-    const page = await this.#readPage(this.#range.from);
+    const page = await this.#pages.read(this.#range.from);
     if (await this.#isAnother(page)) return "history-replaced";
     return await this.#openWatch(page.revision) ??
       await this.#write(page, page.last ? this.#range.to : page.to, true, page.revision);
@@ -151,35 +142,9 @@ class Scan implements AsyncDisposable {
   #readAhead(from = this.#lead.at.scanCursor!): (() => Promise<{ page: Page; applied: number }>) | null {
     if (from.length === this.#range.to.length && from.every((b, i) => b === this.#range.to[i])) return null;
     const applied = this.#applied;
-    const reading = this.#readPage(from);
+    const reading = this.#pages.read(from);
     reading.catch(() => {}); // it is awaited after the page before it
     return async () => ({ page: await reading, applied });
-  }
-
-  /** A page of about PAGE_BYTES. etcd counts the rest of the range for every page, so small ones are quadratic. */
-  async #readPage(from: Uint8Array): Promise<Page> {
-    for (;;) {
-      try {
-        const { header, keys, more, count } = await readRange(
-          this.#stream.kv,
-          from,
-          this.#range.to,
-          this.#limit,
-        );
-        const { bytes, last } = measure(keys);
-        if (keys.count > 0) {
-          this.#limit = Math.max(
-            16,
-            Math.min(MOST_KEYS, this.#limit * 2, Math.floor(PAGE_BYTES * keys.count / bytes)),
-          );
-        }
-        const to = more ? successor(last) : this.#range.to;
-        return { from, to, last: !more, ...header, keys, remaining: count };
-      } catch (error) {
-        if (!isTooLarge(error) || this.#limit <= 1) throw error;
-        this.#limit = Math.ceil(this.#limit / 2);
-      }
-    }
   }
 
   async #write(

@@ -1,6 +1,7 @@
 /** Sessions with PostgreSQL. */
 // @ts-types="@types/pg"
 import pg from "pg";
+import { Readable } from "node:stream";
 import { connect, ConnectionError, destroy, processId } from "./connect.ts";
 import { type PostgresHost, readTarget } from "./dsn.ts";
 
@@ -205,10 +206,14 @@ export class Session implements AsyncDisposable {
     }
   }
 
-  /** A stream for COPY … FROM STDIN. */
+  /** A stream for COPY … FROM STDIN, or COPY … TO STDOUT. */
   submit<T extends pg.Submittable & { once(event: "close", done: () => void): unknown }>(stream: T): T {
     const deadline = this.#deadline();
     stream.once("close", () => clearTimeout(deadline));
+    // pg-copy-streams pauses the socket, then reads it by hand. Deno's pause, unlike node's, also stops a read that waits,
+    // and nobody starts it again: an idle session would wait for ever.
+    const socket = (this.#client as unknown as { connection: { stream: Readable } }).connection.stream;
+    socket.pause = Readable.prototype.pause;
     return this.#client.query(stream);
   }
 

@@ -9,10 +9,23 @@ import drain from "../../sql/007_drain.sql" with { type: "text" };
 import keep from "../../sql/008_keep.sql" with { type: "text" };
 import control from "../../sql/009_control.sql" with { type: "text" };
 import status from "../../sql/010_status.sql" with { type: "text" };
+import verify from "../../sql/011_verify.sql" with { type: "text" };
 import { Fatal } from "../errors.ts";
 import { quoteIdentifier, type Session } from "./client.ts";
 
-const MIGRATIONS: readonly string[] = [state, mirror, wal, view, read, write, drain, keep, control, status];
+const MIGRATIONS: readonly string[] = [
+  state,
+  mirror,
+  wal,
+  view,
+  read,
+  write,
+  drain,
+  keep,
+  control,
+  status,
+  verify,
+];
 
 /** The oldest PostgreSQL that is supported, as `server_version_num`. */
 const OLDEST_SERVER = 140000;

@@ -83,6 +83,14 @@ export async function ensureStream(session: Session, wanted: StreamIdentity): Pr
      insert into etcd_sync_gate (prefix, prefix_text) select $3, $4 from made on conflict do nothing`,
     [wanted.stream, wanted.prefixText, wanted.prefix, wanted.plainPrefix],
   );
+  await checkStream(session, wanted, "start");
+}
+
+/**
+ * Checks that the schema's stream is the one asked for, to be started, say (`doing`).
+ * @throws {Fatal} where it is not
+ */
+export async function checkStream(session: Session, wanted: StreamIdentity, doing: string): Promise<void> {
   const [found] = await session.run<{ stream: string; prefix: string }>(
     "find-stream",
     "select stream, prefix from etcd_sync_state",
@@ -90,13 +98,13 @@ export async function ensureStream(session: Session, wanted: StreamIdentity): Pr
   if (found.stream !== wanted.stream) {
     throw new Fatal(
       "EPS-104",
-      `Cannot start stream '${wanted.stream}': the schema holds stream '${found.stream}'; give each stream a schema of its own (--schema)`,
+      `Cannot ${doing} stream '${wanted.stream}': the schema holds stream '${found.stream}'; give each stream a schema of its own (--schema)`,
     );
   }
   if (found.prefix !== wanted.prefixText) {
     throw new Fatal(
       "EPS-104",
-      `Cannot start stream '${wanted.stream}' on prefix '${wanted.prefixText}': it mirrors prefix '${found.prefix}'; ` +
+      `Cannot ${doing} stream '${wanted.stream}' on prefix '${wanted.prefixText}': it mirrors prefix '${found.prefix}'; ` +
         "give that prefix, or another --stream and --schema",
     );
   }
@@ -130,6 +138,15 @@ export async function takePlace(session: Session, holder: string, freed: boolean
     [holder, freed],
   );
   return row ? streamRow(row) : null;
+}
+
+/** Whether an instance holds the place. */
+export async function hasLeader(session: Session): Promise<boolean> {
+  const [{ led }] = await session.run<{ led: boolean }>(
+    "has-leader",
+    `select holder is not null and not coalesce(${RUN_OUT}, true) as led from etcd_sync_state`,
+  );
+  return led;
 }
 
 /** The epoch must stand above the marker's before the marker is bumped. */

@@ -193,6 +193,14 @@ export const SETTINGS = {
     reload: true,
     group: "stream",
   },
+  "verify-every": {
+    what: "how often all of the mirror is compared with etcd",
+    type: orNever(duration),
+    default: "1d",
+    takes: "duration",
+    reload: true,
+    group: "stream",
+  },
 } as const satisfies Record<string, Setting>;
 
 export type Name = keyof typeof SETTINGS;

@@ -62,7 +62,7 @@ Deno.test("config refuses what start would refuse", strict, async () => {
   const { code, stdout, stderr } = await runProgram(["config", "-e", "http://h/"]);
   assert.equal(
     stderr,
-    "etcd-pg-sync: Cannot read 'etcd-dsn' from --etcd-dsn: scheme must be 'etcd', got 'http' in 'http://h/'\n",
+    "etcd-pg-sync: Cannot read 'etcd-dsn' from --etcd-dsn: scheme must be 'etcd', got 'http' in 'http://h/' (EPS-100)\n",
   );
   assert.deepEqual([code, stdout], [1, ""]);
 });

@@ -118,6 +118,64 @@ Deno.test(
   },
 );
 
+Deno.test(
+  "resync compares again and repairs what was changed by hand, while all goes on",
+  strict,
+  async () => {
+    await using world = await makeWorld();
+    for (const name of ["a", "b", "c/1", "c/2"]) await world.etcd.put(world.key(name), "1");
+    const program = await streaming(world);
+    const drift = async () => {
+      await world.sql("delete from etcd_kv where key = $1", [world.key("a")]);
+      await world.sql("update etcd_kv set value = 'x' where key = $1", [world.key("c/1")]);
+    };
+    const wrong = async () => {
+      const rows = await world.sql("select key, value from etcd order by key");
+      return ["a", "b", "c/1", "c/2"].filter((name) =>
+        rows.find(({ key }) => key === world.key(name))?.value !== "1"
+      );
+    };
+    await drift();
+    const part = await world.run("resync", ["--prefix", world.key("c/")]);
+    assert.deepEqual([part.code, part.stderr], [0, ""]);
+    assert.match(part.stdout, /^Done: resync 1 of prefix '.*c\/': .*keys 2.*different 1.*repaired 1/);
+    assert.deepEqual(await wrong(), ["a"]);
+    await world.sql("update etcd_kv set value = 'x' where key = $1", [world.key("b")]);
+    assert.match(
+      (await world.run("resync")).stdout,
+      /^Done: resync 2 of .*missing 1.*different 1.*repaired 2/,
+    );
+    assert.deepEqual(await wrong(), []);
+    assert.equal((await world.state())!.timeline, 1);
+    assert.equal((await events(world, "resynced")).length, 2);
+    assert.ok(!program.logs.some((line) => line.msg === "state changed" && line.to === "compaction-resync"));
+  },
+);
+
+Deno.test(
+  "a resync that was asked for in a pause, or before a crash, is done afterwards",
+  strict,
+  async () => {
+    await using world = await makeWorld();
+    await world.etcd.put(world.key("a"), "1");
+    const first = await streaming(world);
+    await world.sql("select etcd_pause()");
+    await paused(first);
+    await world.sql("delete from etcd_kv");
+    assert.match(
+      (await world.run("resync")).stdout,
+      /^Asked: resync 1 of prefix '.*'; stream 'default' is paused/,
+    );
+    await killed(first);
+    await world.sql("select etcd_resume()");
+    await streaming(world);
+    await eventually(async () =>
+      (await world.sql("select from etcd_sync_resync where finished_at is not null")).length
+    );
+    assert.equal((await world.sql("select from etcd")).length, 1);
+  },
+);
+
 Deno.test("where nothing is installed, the line says so", strict, async () => {
   await using world = await makeWorld();
   const ended = await world.run("pause");

@@ -25,6 +25,7 @@ const right: Flags = {
   historyRetention: "never",
   eventRetention: "90s",
   walLimit: "1000000",
+  verifyEvery: "1d",
 };
 
 Deno.test("readConfig() reads what is right", strict, () => {
@@ -44,6 +45,7 @@ Deno.test("readConfig() reads what is right", strict, () => {
     retention: { walMs: 86_400_000, historyMs: null, eventMs: 90_000 },
     walLimit: 1_000_000,
     oneWay: false,
+    verifyEveryMs: 86_400_000,
   });
   assert.equal(readConfig({ ...right, walLimit: "never" }).walLimit, null);
   assert.equal(readConfig({ ...right, rescanAfter: "never" }).rescanAfter, null);
