@@ -69,7 +69,8 @@ async function untilDone(session: Session, id: number): Promise<Resync> {
 }
 
 function told(result: Resync["result"]): string {
-  return Object.entries(result ?? {}).map(([name, count]) => `${name} ${count}`).join(", ");
+  const { keys, missing, extra, different, repaired, revision } = result ?? {};
+  return `${keys} keys at revision ${revision}, ${missing} missing, ${extra} extra, ${different} different; ${repaired} repaired`;
 }
 
 async function withStream(

@@ -138,12 +138,12 @@ Deno.test(
     await drift();
     const part = await world.run("resync", ["--prefix", world.key("c/")]);
     assert.deepEqual([part.code, part.stderr], [0, ""]);
-    assert.match(part.stdout, /^Done: resync 1 of prefix '.*c\/': .*keys 2.*different 1.*repaired 1/);
+    assert.match(part.stdout, /^Done: resync 1 of prefix '.*c\/': 2 keys .* 1 different; 1 repaired/);
     assert.deepEqual(await wrong(), ["a"]);
     await world.sql("update etcd_kv set value = 'x' where key = $1", [world.key("b")]);
     assert.match(
       (await world.run("resync")).stdout,
-      /^Done: resync 2 of .*missing 1.*different 1.*repaired 2/,
+      /^Done: resync 2 of .* 1 missing, 0 extra, 1 different; 2 repaired/,
     );
     assert.deepEqual(await wrong(), []);
     assert.equal((await world.state())!.timeline, 1);

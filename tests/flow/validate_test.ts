@@ -422,7 +422,7 @@ Deno.test("what cannot be compared is one line, and its exit code", strict, asyn
     world,
     ["--prefix", "elsewhere"],
     EXIT.configuration,
-    /: Cannot read 'prefix': wanted one that begins with .*, got 'elsewhere'$/,
+    /: Cannot read 'prefix' from --prefix: wanted one that begins with .*, got 'elsewhere' \(EPS-100\)$/,
   );
   await refused(world, ["--show", "all"], EXIT.configuration, /: Cannot read 'show': .*, got 'all'$/);
   await refused(world, ["--format", "xml"], EXIT.configuration, /: Cannot read 'format': .*, got 'xml'$/);

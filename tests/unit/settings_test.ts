@@ -116,6 +116,7 @@ const wrongValues: Partial<Record<Name, string>> = {
   "history-retention": "1 day",
   "event-retention": "always",
   "wal-limit": "5",
+  "verify-every": "often",
 };
 
 Deno.test("each setting says, from each source, what is wanted, and quotes what it got", strict, async () => {
