@@ -2,6 +2,7 @@
 import { asText, concat, keyText } from "./core/codec.ts";
 import { Fatal } from "./errors.ts";
 import type { EtcdOptions } from "./etcd/client.ts";
+import type { Address } from "./pages.ts";
 import { readTarget } from "./postgres/dsn.ts";
 import { LOG_FORMATS, LOG_LEVELS, type LogOptions } from "./log.ts";
 import type { Retention } from "./postgres/keep.ts";
@@ -24,6 +25,7 @@ export interface StartFlags {
   historyRetention: string;
   eventRetention: string;
   walLimit: string;
+  listen?: string;
 }
 
 export interface Config {
@@ -42,6 +44,8 @@ export interface Config {
   retention: Retention;
   /** null = never. */
   walLimit: number | null;
+  /** null = no pages. */
+  listen: Address | null;
 }
 
 function wrong(name: string, value: string, wanted: string): never {
@@ -73,6 +77,7 @@ export function readConfig(flags: StartFlags): Config {
     walLimit: flags.walLimit === "never"
       ? null
       : readInteger("wal-limit", flags.walLimit, 1_000, Number.MAX_SAFE_INTEGER),
+    listen: flags.listen ? readAddress("listen", flags.listen) : null,
   };
 }
 
@@ -118,6 +123,16 @@ function readDuration(name: string, value: string): number {
 /** Milliseconds; null = never. */
 function readRetention(name: string, value: string): number | null {
   return value === "never" ? null : readDuration(name, value);
+}
+
+/** `host:port`; without a host it is this machine's own. */
+function readAddress(name: string, value: string): Address {
+  const match = /^(?:(?:\[([0-9a-f:.]+)\]|([^:@/\s\[\]]*)):)?(\d{1,5})$/i.exec(value);
+  const port = Number(match?.[3]);
+  if (!match || port < 1 || port > 65_535) {
+    wrong(name, value, "wanted host:port, such as '127.0.0.1:9187', or ':9187'");
+  }
+  return { hostname: match[1] ?? (match[2] || "127.0.0.1"), port };
 }
 
 function oneOf<T extends string>(name: string, value: string, choices: readonly T[]): T {

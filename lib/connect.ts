@@ -8,13 +8,14 @@ import { serverVersion } from "./etcd/kv.ts";
 import type { Log } from "./log.ts";
 import { type PostgresOptions, Session } from "./postgres/client.ts";
 import { isInstalled } from "./postgres/migrate.ts";
+import { Troubles } from "./troubles.ts";
 
-export function postgresOptions(config: Config, log: Log): PostgresOptions {
+export function postgresOptions(config: Config, troubles: Troubles): PostgresOptions {
   return {
     dsn: config.postgresDsn,
     schema: config.schema,
     applicationName: `etcd-pg-sync ${config.stream}`.slice(0, 63),
-    blocked: (by) => log.warn({ by }, "locks of other sessions stand in the way; trying on"),
+    blocked: (by) => troubles.tell("locks", { by }, "locks of other sessions stand in the way; trying on"),
   };
 }
 
@@ -47,7 +48,7 @@ export async function withEtcd<T>(config: Config, use: () => Promise<T>): Promis
 export async function openInstalled(config: Config, log: Log): Promise<Session> {
   return await withPostgres(config, async () => {
     await using opened = new AsyncDisposableStack();
-    const session = opened.use(await Session.open(postgresOptions(config, log)));
+    const session = opened.use(await Session.open(postgresOptions(config, new Troubles(log))));
     if (!await isInstalled(session, config.schema)) {
       throw new Fatal(
         "configuration",

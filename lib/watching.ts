@@ -46,6 +46,6 @@ export function endOf(stream: Stream, follower: Follower): "history-lost" | "his
     stream.watch.startOver();
     throw end.error;
   }
-  if (end) stream.log.warn({ ...end }, "the watch cannot go on");
+  if (end) stream.troubles.tell(end.kind, { ...end }, "the watch cannot go on");
   return end?.kind ?? null;
 }

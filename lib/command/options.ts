@@ -33,6 +33,10 @@ const STREAM: Described[] = [
     "how long events, and writes that did not arrive, stay, or never",
     "90d",
   ],
+  [
+    "--listen <host:port>",
+    "serve /metrics, /healthz, /readyz and /status there; ':9187' is this machine's own",
+  ],
   ["--wal-limit <rows>", "writes that may wait for etcd; more are refused, or never", "1000000"],
 ];
 

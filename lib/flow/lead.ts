@@ -50,7 +50,8 @@ export async function lead(stream: Stream, signal: AbortSignal): Promise<Leaders
   }, { once: true });
   const clock = new ServerClock();
   const pids = [session, mirror, drain].map((s) => s.pid);
-  opened.use(renewing(session, { place, streamId: taken.streamId, pids, clock }, lost));
+  const beat = () => stream.telemetry.vitals.beat();
+  opened.use(renewing(session, { place, streamId: taken.streamId, pids, clock, beat }, lost));
 
   const at = await checkedHistory(stream, mirror, place, taken);
   await setCluster(mirror, place, at.clusterId!);
@@ -101,6 +102,7 @@ async function waitForPlace(
     await endHolder(session, freed);
     const row = await takePlace(session, holder, freed);
     if (row) return row;
+    stream.telemetry.vitals.standsBy();
     if (!standby) {
       stream.log.info({ stream: stream.settings.name }, "standing by: another instance is the writer");
     }
@@ -111,7 +113,14 @@ async function waitForPlace(
 
 function renewing(
   session: Session,
-  { place, streamId, pids, clock }: { place: Place; streamId: string; pids: number[]; clock: ServerClock },
+  { place, streamId, pids, clock, beat }: {
+    place: Place;
+    streamId: string;
+    pids: number[];
+    clock: ServerClock;
+    /** The lease is renewed. */
+    beat: () => void;
+  },
   lost: AbortController,
 ): AsyncDisposable {
   const stop = new AbortController();
@@ -120,6 +129,7 @@ function renewing(
     clock.note(await renewLease(session, place, pids), performance.now());
     // taken from a frozen holder, whose session had the lock: without it the place would look free
     locked ||= await tryLock(session, streamId);
+    beat();
   };
   const done = (async () => {
     while (!stop.signal.aborted) {

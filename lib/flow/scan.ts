@@ -26,6 +26,7 @@ import { next, type Outcome } from "../machine.ts";
 import { applyEvents, catchUp, copyPage, mergePage, moveCheckpoint } from "../postgres/mirror.ts";
 import { Progress } from "../progress.ts";
 import { type Leadership, prefixRange, type Stream } from "../stream.ts";
+import { within } from "../telemetry/telemetry.ts";
 import { endOf, openWatch } from "../watching.ts";
 
 type ScanOutcome = Extract<Outcome, "caught-up" | "history-lost" | "history-replaced">;
@@ -42,7 +43,14 @@ export async function scan(
 ): Promise<ScanOutcome | null> {
   const run = new Scan(stream, leadership, signal);
   await using _ = run;
-  return await run.run();
+  const { state } = leadership.at;
+  stream.telemetry.scanBegan(state);
+  const span = stream.telemetry.span("scan", () => ({ state }));
+  return await within(span, async () => {
+    const outcome = await run.run();
+    span.setAttributes({ ...run.totals, revision: leadership.at.revision, outcome: outcome ?? "stopped" });
+    return outcome;
+  });
 }
 
 class Scan implements AsyncDisposable {
@@ -56,7 +64,7 @@ class Scan implements AsyncDisposable {
   #probe: Probe | null = null;
   /** Counts the batches of events applied: a page knows whether one came after it was asked for. */
   #applied = 0;
-  #totals = { pages: 0, keys: 0, written: 0, deleted: 0 };
+  readonly totals = { pages: 0, keys: 0, written: 0, deleted: 0 };
 
   constructor(stream: Stream, lead: Leadership, signal: AbortSignal) {
     this.#stream = stream;
@@ -68,6 +76,7 @@ class Scan implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#progress.stop();
+    this.#stream.telemetry.vitals.scan = null;
     await this.#follower?.[Symbol.asyncDispose]();
   }
 
@@ -160,10 +169,11 @@ class Scan implements AsyncDisposable {
     revision: number,
   ): Promise<ScanOutcome | null> {
     const { mirror, place, at } = this.#lead;
+    const { telemetry } = this.#stream;
     const { columns, skipped } = foldPage(page.kvs, this.#stream.select);
     const commit = { columns, page, revision, cursor, skipped };
     if (undisturbed && await copyPage(mirror, place, at, commit)) {
-      this.#totals.written += columns.keys.length;
+      this.totals.written += columns.keys.length;
     } else {
       const merged = await mergePage(mirror, place, at, commit);
       if (merged.kind === "another-history") {
@@ -173,18 +183,23 @@ class Scan implements AsyncDisposable {
         );
         return "history-replaced";
       }
-      this.#totals.written += merged.put;
-      this.#totals.deleted += merged.deleted;
+      this.totals.written += merged.put;
+      this.totals.deleted += merged.deleted;
     }
     at.revision = revision;
     at.scanRevision = Math.max(at.scanRevision, page.revision);
     at.scanCursor = cursor;
     // an event that was applied since the page was read may have passed the page's newest key
     if (undisturbed) this.#probe = probeAfterPage(this.#probe, columns);
-    this.#totals.pages++;
-    this.#totals.keys += page.kvs.length;
-    for (const key of skipped) this.#stream.log.warn({ ...key }, "a key is too long to be mirrored");
-    this.#progress.page(page.kvs.length, Math.max(0, page.remaining - page.kvs.length));
+    this.totals.pages++;
+    this.totals.keys += page.kvs.length;
+    for (const key of skipped) {
+      this.#stream.troubles.tell("long-key", { ...key }, "a key is too long to be mirrored");
+    }
+    const remaining = Math.max(0, page.remaining - page.kvs.length);
+    this.#progress.page(page.kvs.length, remaining);
+    telemetry.scanned(page.kvs.length);
+    telemetry.vitals.scan = { keys: this.totals.keys, remaining };
     return null;
   }
 
@@ -197,9 +212,11 @@ class Scan implements AsyncDisposable {
         if (batch.to > at.revision) await moveCheckpoint(mirror, place, at, batch.to, null);
       } else {
         this.#applied++;
+        const began = performance.now();
         const { columns, skipped } = foldEvents(batch.events, this.#stream.select);
         await applyEvents(mirror, place, at, { columns, to: batch.to, probe: null, skipped, freshAt: null });
         this.#probe = probeAfter(this.#probe, columns);
+        this.#stream.telemetry.committed(batch.events.length, batch.bytes, began);
       }
       at.revision = batch.to;
     }
@@ -217,12 +234,12 @@ class Scan implements AsyncDisposable {
       if (end) return end;
     }
     const seconds = this.#progress.seconds();
-    await catchUp(mirror, place, at, next(at.state, "caught-up"), this.#probe, { ...this.#totals, seconds });
+    await catchUp(mirror, place, at, next(at.state, "caught-up"), this.#probe, { ...this.totals, seconds });
     at.probe = this.#probe;
     at.scanCursor = null;
     at.scanRevision = 0;
     this.#progress.stop();
-    this.#stream.log.info({ ...this.#totals, seconds, revision: at.revision }, "the scan has caught up");
+    this.#stream.log.info({ ...this.totals, seconds, revision: at.revision }, "the scan has caught up");
     return "caught-up";
   }
 }

@@ -1,0 +1,51 @@
+/** The stream as PostgreSQL has it, for metrics: any instance may look. What it costs does not grow with the WAL. */
+import type { State } from "../machine.ts";
+import type { Session } from "./client.ts";
+
+/** So many waiting rows and transactions are counted, and no more. */
+export const COUNTED = 10_000;
+
+export interface Observation {
+  state: State;
+  revision: number;
+  timeline: number;
+  epoch: number;
+  /** Age of the proof that the mirror is fresh, in seconds; null: there is none. */
+  freshAge: number | null;
+  /** Waiting writes from SQL, `COUNTED` at most. */
+  transactions: number;
+  rows: number;
+  /** Age of the transaction whose turn it is, in seconds; 0: none waits. */
+  oldestAge: number;
+  /** Rows that may wait, and those that writers may still queue; null: no limit. */
+  limit: number | null;
+  room: number | null;
+}
+
+/** @throws the error of pg or of the system */
+export async function observe(session: Session): Promise<Observation> {
+  const [row] = await session.run<Observation>("observe-stream", OBSERVE, [COUNTED]);
+  return row;
+}
+
+/** Rows are counted as etcd_keep_limit counts them (sql/008_keep.sql). */
+const OBSERVE = `
+  with head as (
+    select t.seq, t.ts from etcd_wal_tx t order by t.seq limit 1
+  )
+  select s.state, s.revision, s.timeline, s.epoch,
+    extract(epoch from clock_timestamp() - s.fresh_at)::float8 as "freshAge",
+    (select count(*) from (select from etcd_wal_tx t limit $1) c) as transactions,
+    (select count(*) from (
+      select from (
+        select w.id from etcd_wal w where w.id >= (select h.seq from head h) and w.status = 'pending'
+        union all
+        select w.id from etcd_wal_tx t join etcd_wal w on w.txid = t.txid and w.ts = t.ts and w.status = 'pending'
+        where t.first_id < (select h.seq from head h) and w.id < (select h.seq from head h)
+      ) w limit $1
+    ) c) as rows,
+    coalesce((select extract(epoch from clock_timestamp() - h.ts) from head h), 0)::float8 as "oldestAge",
+    g.wal_limit as limit,
+    case when g.wal_limit is not null then
+      greatest(g.refuse_after - coalesce(pg_sequence_last_value('etcd_wal_id_seq'), 0), 0) end as room
+  from etcd_sync_state s, etcd_sync_gate g`;
