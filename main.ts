@@ -2,6 +2,7 @@
 import process from "node:process";
 import { Command } from "commander";
 import manifest from "./deno.json" with { type: "json" };
+import { addControl } from "./lib/command/control.ts";
 import { addStart } from "./lib/command/start.ts";
 import { EXIT, Fatal, kindOf, sentence } from "./lib/errors.ts";
 
@@ -16,6 +17,7 @@ const program = new Command("etcd-pg-sync")
   .configureOutput({ outputError: () => {} });
 
 addStart(program);
+addControl(program);
 
 if (import.meta.main) {
   try {

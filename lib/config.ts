@@ -26,14 +26,19 @@ export interface StartFlags {
   eventRetention: string;
   walLimit: string;
   listen?: string;
+  oneWay?: boolean;
 }
 
-export interface Config {
+/** Where a stream lives in PostgreSQL. */
+export interface StreamPlace {
   postgresDsn: string;
-  etcd: EtcdOptions;
-  prefix: Uint8Array;
   stream: string;
   schema: string;
+}
+
+export interface Config extends StreamPlace {
+  etcd: EtcdOptions;
+  prefix: Uint8Array;
   log: LogOptions;
   maxTxnOps: number;
   /** null = never. */
@@ -46,6 +51,7 @@ export interface Config {
   walLimit: number | null;
   /** null = no pages. */
   listen: Address | null;
+  oneWay: boolean;
 }
 
 function wrong(name: string, value: string, wanted: string): never {
@@ -56,11 +62,9 @@ function wrong(name: string, value: string, wanted: string): never {
 export function readConfig(flags: StartFlags): Config {
   const { etcd, prefix } = readEtcdDsn(required("etcd-dsn", flags.etcdDsn));
   return {
-    postgresDsn: readPostgresDsn(flags.postgresDsn),
+    ...readStreamPlace(flags),
     etcd,
     prefix,
-    stream: readName("stream", flags.stream),
-    schema: readName("schema", flags.schema),
     log: readLog(flags),
     maxTxnOps: readInteger("max-txn-ops", flags.maxTxnOps, 2, 10_000),
     rescanAfter: flags.rescanAfter === "never"
@@ -78,6 +82,16 @@ export function readConfig(flags: StartFlags): Config {
       ? null
       : readInteger("wal-limit", flags.walLimit, 1_000, Number.MAX_SAFE_INTEGER),
     listen: flags.listen ? readAddress("listen", flags.listen) : null,
+    oneWay: flags.oneWay ?? false,
+  };
+}
+
+/** For a command that needs no etcd. @throws {Fatal} as readConfig */
+export function readStreamPlace(flags: Pick<StartFlags, "postgresDsn" | "stream" | "schema">): StreamPlace {
+  return {
+    postgresDsn: readPostgresDsn(flags.postgresDsn),
+    stream: readName("stream", flags.stream),
+    schema: readName("schema", flags.schema),
   };
 }
 

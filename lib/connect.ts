@@ -1,5 +1,5 @@
 /** From a configuration to connections of both servers; what goes wrong is told in one line. */
-import { type Config, withoutSecrets } from "./config.ts";
+import { type Config, type StreamPlace, withoutSecrets } from "./config.ts";
 import { keyText } from "./core/codec.ts";
 import { type EtcdVersion, etcdVersion } from "./core/version.ts";
 import { Fatal, kindOf, sentence } from "./errors.ts";
@@ -10,7 +10,7 @@ import { type PostgresOptions, Session } from "./postgres/client.ts";
 import { isInstalled } from "./postgres/migrate.ts";
 import { Troubles } from "./troubles.ts";
 
-export function postgresOptions(config: Config, troubles: Troubles): PostgresOptions {
+export function postgresOptions(config: StreamPlace, troubles: Troubles): PostgresOptions {
   return {
     dsn: config.postgresDsn,
     schema: config.schema,
@@ -20,7 +20,7 @@ export function postgresOptions(config: Config, troubles: Troubles): PostgresOpt
 }
 
 /** What `use` returns. @throws {Fatal} with an exit code, where PostgreSQL cannot be used */
-export async function withPostgres<T>(config: Config, use: () => Promise<T>): Promise<T> {
+export async function withPostgres<T>(config: StreamPlace, use: () => Promise<T>): Promise<T> {
   try {
     return await use();
   } catch (error) {
@@ -45,7 +45,7 @@ export async function withEtcd<T>(config: Config, use: () => Promise<T>): Promis
  * A session for a command that looks at a stream that `start` has installed.
  * @throws {Fatal} with an exit code, where PostgreSQL cannot be used, or the schema holds no stream
  */
-export async function openInstalled(config: Config, log: Log): Promise<Session> {
+export async function openInstalled(config: StreamPlace, log: Log): Promise<Session> {
   return await withPostgres(config, async () => {
     await using opened = new AsyncDisposableStack();
     const session = opened.use(await Session.open(postgresOptions(config, new Troubles(log))));

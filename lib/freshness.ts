@@ -13,7 +13,7 @@
 import type { Follower } from "./etcd/follow.ts";
 import { readKey } from "./etcd/kv.ts";
 import { sleep } from "./lifecycle.ts";
-import { markerKey, type Stream } from "./stream.ts";
+import { readableKey, type Stream } from "./stream.ts";
 
 const EVERY_MS = 1_000;
 /** etcd leaves a request for progress unanswered while it still replays to the watch: it is repeated. */
@@ -46,7 +46,7 @@ export class FreshnessProof implements Disposable {
     while (!signal.aborted) {
       const at = performance.now();
       try {
-        const { revision } = await readKey(stream.kv, markerKey(stream.settings.name));
+        const { revision } = await readKey(stream.kv, readableKey(stream));
         stream.telemetry.vitals.etcd = { revision, answeredAt: performance.now() };
         this.#asked.push({ at, revision });
         if (this.#asked.length > MOST_ASKED) this.#asked.shift();

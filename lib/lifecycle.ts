@@ -17,6 +17,14 @@ export function sleep(ms: number, signal: AbortSignal, wakeable?: (wake: () => v
   });
 }
 
+/** Returns when `signal` aborts. */
+export function aborted(signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal.aborted) resolve();
+    else signal.addEventListener("abort", () => resolve(), { once: true });
+  });
+}
+
 /** The result of `work`; an error where it takes longer. The work itself goes on. */
 export async function within<T>(ms: number, work: Promise<T>): Promise<T> {
   let timer: ReturnType<typeof setTimeout> | undefined;
@@ -52,12 +60,12 @@ export class Backoff {
 }
 
 /** The first signal lets the batch in flight commit, the second exits at once. */
-export function stopSignal(log: Log): AbortSignal {
+export function stopSignal(log?: Log): AbortSignal {
   const stop = new AbortController();
   for (const name of ["SIGTERM", "SIGINT"] as const) {
     Deno.addSignalListener(name, () => {
       if (stop.signal.aborted) Deno.exit(EXIT.runtime);
-      log.info({ signal: name }, "stopping; the batch in flight is finished, a second signal exits at once");
+      log?.info({ signal: name }, "stopping; the batch in flight is finished, a second signal exits at once");
       stop.abort();
     });
   }

@@ -1,4 +1,5 @@
 /** The loop: state → its flow → outcome → transition. */
+import type { Control } from "./control.ts";
 import { Fatal, kindOf, LostPlace, sentence } from "./errors.ts";
 import { drain, waitForWal } from "./flow/drain.ts";
 import { EtcdError } from "./etcd/client.ts";
@@ -7,11 +8,11 @@ import { lead } from "./flow/lead.ts";
 import { mirror } from "./flow/mirror.ts";
 import { scan } from "./flow/scan.ts";
 import { takeOver } from "./flow/takeover.ts";
-import { Backoff } from "./lifecycle.ts";
+import { aborted, Backoff } from "./lifecycle.ts";
 import { isWhole, next, type Outcome, type State } from "./machine.ts";
-import { readStream, startScanAgain, startTimeline } from "./postgres/state.ts";
+import { readStream, startScanAgain, startTimeline, stopDraining } from "./postgres/state.ts";
 import { readKey } from "./etcd/kv.ts";
-import { type Leadership, markerKey, type Stream } from "./stream.ts";
+import { type Leadership, readableKey, type Stream } from "./stream.ts";
 import type { Vitals } from "./telemetry/vitals.ts";
 
 /** A leadership, or a wait for one, that lasted so long was a healthy sign. */
@@ -36,7 +37,7 @@ async function leadAgain(stream: Stream, signal: AbortSignal): Promise<void> {
   while (!signal.aborted) {
     try {
       await using leadership = await lead(stream, signal);
-      vitals.leads(leadership.at);
+      vitals.leads(leadership.at, leadership.control);
       await work(stream, leadership, AbortSignal.any([signal, leadership.lost]));
       if (leadership.lost.aborted && !signal.aborted) throw leadership.lost.reason;
     } catch (error) {
@@ -65,14 +66,30 @@ function serverOf(error: unknown): "postgres" | "etcd" {
 }
 
 async function work(stream: Stream, leadership: Leadership, signal: AbortSignal): Promise<void> {
+  const { control } = leadership;
   while (!signal.aborted) {
-    const { state } = leadership.at;
-    const outcome = isWhole(state)
-      ? await follow(stream, leadership, signal)
-      : await scan(stream, leadership, signal);
-    if (outcome === null) return;
-    await transition(stream, leadership, outcome);
+    await whilePaused(stream, control, signal);
+    const ended = new AbortController();
+    const running = AbortSignal.any([signal, ended.signal]);
+    const pausing = control.until(() => control.pausedAt !== null, running).then(() => ended.abort());
+    const outcome = isWhole(leadership.at.state)
+      ? await follow(stream, leadership, running)
+      : await scan(stream, leadership, running);
+    ended.abort();
+    await pausing;
+    if (outcome) await transition(stream, leadership, outcome);
   }
+}
+
+/** A pause is no state: the row says where the stream goes on. The place is kept, and the lease renewed. */
+async function whilePaused(stream: Stream, control: Control, signal: AbortSignal): Promise<void> {
+  if (control.pausedAt === null) return;
+  stream.log.warn(
+    { since: control.pausedAt },
+    "paused: nothing is mirrored or sent until 'etcd-pg-sync resume'",
+  );
+  await control.until(() => control.pausedAt === null, signal);
+  if (!signal.aborted) stream.log.info("resumed");
 }
 
 type Interrupting = Exclude<Outcome, "wal-waiting" | "wal-empty">;
@@ -97,6 +114,7 @@ async function follow(
 
 async function drainAndWait(stream: Stream, leadership: Leadership, signal: AbortSignal): Promise<null> {
   const { at } = leadership;
+  if (stream.settings.oneWay) return await drainNothing(stream, leadership, signal);
   if (!await takeOver(stream, leadership, signal)) return null;
   while (!signal.aborted) {
     const outcome = at.state === "streaming"
@@ -105,6 +123,21 @@ async function drainAndWait(stream: Stream, leadership: Leadership, signal: Abor
     // the database's row follows with the next claim, or has been written with the last settlement
     if (outcome) at.state = move(stream, at.state, outcome);
   }
+  return null;
+}
+
+/** A one-way stream has no WAL. What waits in it from before goes on waiting. */
+async function drainNothing(
+  stream: Stream,
+  { at, drain, place }: Leadership,
+  signal: AbortSignal,
+): Promise<null> {
+  if (at.state === "draining") {
+    const to = move(stream, at.state, "wal-empty");
+    await stopDraining(drain, place, at.state, to);
+    at.state = to;
+  }
+  await aborted(signal);
   return null;
 }
 
@@ -128,7 +161,7 @@ async function transition(stream: Stream, leadership: Leadership, outcome: Inter
   // the row of the database: the drain may have moved it between streaming and draining
   const row = await readStream(session);
   if (outcome === "history-replaced") {
-    const { clusterId } = await readKey(stream.kv, markerKey(stream.settings.name));
+    const { clusterId } = await readKey(stream.kv, readableKey(stream));
     await startTimeline(session, place, row, to, clusterId);
     throw new LostPlace("the history of etcd was replaced: the marker has to be bumped in the new one");
   }

@@ -57,6 +57,7 @@ export async function start(config: Config, log: Log, signal: AbortSignal): Prom
       freshTimeoutMs: config.freshTimeoutMs,
       retention: config.retention,
       walLimit: config.walLimit,
+      oneWay: config.oneWay,
     },
     select: { prefix: config.prefix, maxKeyBytes: MAX_KEY_BYTES },
     postgres,
@@ -89,6 +90,7 @@ async function install(config: Config, postgres: PostgresOptions, log: Log): Pro
     maxTxnBytes: MAX_TXN_BYTES,
     refuseOversize: config.refuseOversize,
     maxDeletes: config.maxDeletes,
+    oneWay: config.oneWay,
   });
   const [{ version }] = await session.run<{ version: string }>(
     "server-version",
@@ -106,7 +108,7 @@ async function checkRights(config: Config, kv: EtcdClient): Promise<void> {
   const { from, to } = prefixRange(config.prefix);
   try {
     await readRange(kv, from, to, 1);
-    await readKey(kv, markerKey(config.stream));
+    if (!config.oneWay) await readKey(kv, markerKey(config.stream));
   } catch (error) {
     if (kindOf(error) === "permission") throw error;
   }

@@ -1,4 +1,5 @@
 /** A stream as a value: one process can run many. */
+import type { Control } from "./control.ts";
 import type { OwnWrites } from "./core/txn.ts";
 import { prefixEnd } from "./core/codec.ts";
 import type { EtcdVersion } from "./core/version.ts";
@@ -25,6 +26,8 @@ export interface StreamSettings {
   retention: Retention;
   /** Rows that may wait in the WAL; null = any number. */
   walLimit: number | null;
+  /** etcd → PostgreSQL only: nothing is written to etcd, no marker either, and only the prefix is read. */
+  oneWay: boolean;
 }
 
 export interface Stream {
@@ -53,6 +56,8 @@ export interface Leadership extends AsyncDisposable {
   mirror: Session;
   drain: Session;
   clock: ServerClock;
+  /** What operators ask for. */
+  control: Control;
   /** Aborts when the place is lost; its reason says why. */
   lost: AbortSignal;
   /** The drain's side of the row. */
@@ -72,6 +77,19 @@ export interface BatchState {
 /** etcd's key range for a prefix. An empty prefix begins at `\0`, the smallest key. */
 export function prefixRange(prefix: Uint8Array): { from: Uint8Array; to: Uint8Array } {
   return { from: prefix.length === 0 ? Uint8Array.of(0) : prefix, to: prefixEnd(prefix) };
+}
+
+/** A key that the program may read, to learn etcd's revision and cluster. */
+export function readableKey({ settings }: Stream): Uint8Array {
+  return settings.oneWay ? prefixRange(settings.prefix).from : markerKey(settings.name);
+}
+
+/** The marker as it is known to be ours. */
+export function knownMarker(
+  { settings }: Stream,
+  revision: number,
+): { key: Uint8Array; revision: number } | null {
+  return settings.oneWay ? null : { key: markerKey(settings.name), revision };
 }
 
 export function markerKey(stream: string): Uint8Array {

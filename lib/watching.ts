@@ -4,7 +4,7 @@ import { checkHistory } from "./etcd/history.ts";
 import { isTooLarge } from "./etcd/kv.ts";
 import { isWhole } from "./machine.ts";
 import { readProbe } from "./postgres/mirror.ts";
-import { type Leadership, markerKey, prefixRange, type Stream } from "./stream.ts";
+import { knownMarker, type Leadership, prefixRange, readableKey, type Stream } from "./stream.ts";
 
 export type Opened =
   | { kind: "opened"; follower: Follower; /** etcd's revisions ahead of `position`. */ behind: number }
@@ -28,7 +28,8 @@ export async function openWatch(stream: Stream, leadership: Leadership, position
     highWater: Math.max(at.revision, at.scanRevision),
     position,
     probe: isWhole(at.state) ? await readProbe(leadership.mirror, at.probe) : null,
-    marker: { key: markerKey(stream.settings.name), revision: batch.markerRevision },
+    marker: knownMarker(stream, batch.markerRevision),
+    readable: readableKey(stream),
   });
   if (history.kind === "replaced") {
     stream.log.warn({ because: history.because }, "the history of etcd was replaced");

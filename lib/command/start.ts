@@ -19,6 +19,10 @@ export function addStart(program: Command): void {
   const command = program.command("start")
     .description("mirror etcd into PostgreSQL, and write what SQL writes to etcd, until stopped");
   connectionOptions(command)
+    .option(
+      "--one-way",
+      "mirror etcd only: nothing is written there, and read rights on the prefix are enough",
+    )
     .option("--embedded", "start a PostgreSQL and an etcd of its own")
     .option("--embedded-dir <folder>", "keep their data here between runs; implies --embedded");
   streamOptions(command).action(run);

@@ -18,6 +18,8 @@ export interface KnownHistory {
   /** Looked up at `position`; null in a scan, where that is no point of the history. */
   probe: KeyValue | null;
   marker: { key: Uint8Array; revision: number } | null;
+  /** The key that is read to learn revision and cluster: the marker's, where there is one. */
+  readable: Uint8Array;
 }
 
 export type HistoryCheck =
@@ -25,7 +27,7 @@ export type HistoryCheck =
   | { kind: "replaced"; revision: number; clusterId: string; because: string };
 
 export async function checkHistory(client: EtcdClient, known: KnownHistory): Promise<HistoryCheck> {
-  const key = known.marker?.key ?? new Uint8Array([0]);
+  const key = known.readable;
   let now = await readKey(client, key);
   if (now.revision < known.highWater) now = await readKey(client, key);
   const replaced = (because: string): HistoryCheck => ({

@@ -2,6 +2,7 @@
  * Taking the writer's place in PostgreSQL. Safety is the epoch in every write to PostgreSQL and the marker in every write
  * to etcd (lib/flow/takeover.ts); lease and lock only make it quick.
  */
+import { Control } from "../control.ts";
 import { OwnWrites } from "../core/txn.ts";
 import { LostPlace, sentence } from "../errors.ts";
 import { checkHistory, type HistoryCheck } from "../etcd/history.ts";
@@ -24,7 +25,7 @@ import {
   tryLock,
   writeEvent,
 } from "../postgres/state.ts";
-import { type Leadership, markerKey, type Stream } from "../stream.ts";
+import { knownMarker, type Leadership, markerKey, readableKey, type Stream } from "../stream.ts";
 
 const RENEW_MS = 1_000;
 /** After so long without an answer the lease has run out; a server that has vanished may never answer. */
@@ -49,9 +50,12 @@ export async function lead(stream: Stream, signal: AbortSignal): Promise<Leaders
     for (const each of [session, mirror, drain]) each.abandon(lost.signal.reason);
   }, { once: true });
   const clock = new ServerClock();
+  const control = new Control();
   const pids = [session, mirror, drain].map((s) => s.pid);
   const beat = () => stream.telemetry.vitals.beat();
-  opened.use(renewing(session, { place, streamId: taken.streamId, pids, clock, beat }, lost));
+  const renewal = opened.use(
+    renewing(session, { place, streamId: taken.streamId, pids, clock, control, beat }, lost),
+  );
 
   const at = await checkedHistory(stream, mirror, place, taken);
   await setCluster(mirror, place, at.clusterId!);
@@ -67,6 +71,7 @@ export async function lead(stream: Stream, signal: AbortSignal): Promise<Leaders
     "etcd_sync_wal",
     (schema) => schema === stream.settings.schema && wakers.forEach((wake) => wake()),
   );
+  await session.listen("etcd_sync_control", (schema) => schema === stream.settings.schema && renewal.now());
   const stack = opened.move();
   return {
     place,
@@ -74,6 +79,7 @@ export async function lead(stream: Stream, signal: AbortSignal): Promise<Leaders
     mirror,
     drain,
     clock,
+    control,
     lost: lost.signal,
     batch: {
       id: at.batchId,
@@ -111,22 +117,31 @@ async function waitForPlace(
   }
 }
 
+interface Renewed {
+  place: Place;
+  streamId: string;
+  pids: number[];
+  clock: ServerClock;
+  control: Control;
+  /** The lease is renewed. */
+  beat: () => void;
+}
+
+/** Renews the lease until it is disposed of; `now()`: at once, for operators ask for something. */
 function renewing(
   session: Session,
-  { place, streamId, pids, clock, beat }: {
-    place: Place;
-    streamId: string;
-    pids: number[];
-    clock: ServerClock;
-    /** The lease is renewed. */
-    beat: () => void;
-  },
+  { place, streamId, pids, clock, control, beat }: Renewed,
   lost: AbortController,
-): AsyncDisposable {
+): AsyncDisposable & { now(): void } {
   const stop = new AbortController();
   let locked = false;
+  let asked = false;
+  let wake = () => {};
   const renew = async () => {
-    clock.note(await renewLease(session, place, pids), performance.now());
+    asked = false;
+    const renewed = await renewLease(session, place, pids);
+    clock.note(renewed.now, performance.now());
+    control.note(renewed.asked);
     // taken from a frozen holder, whose session had the lock: without it the place would look free
     locked ||= await tryLock(session, streamId);
     beat();
@@ -139,10 +154,14 @@ function renewing(
         lost.abort(new LostPlace(`the lease was not renewed: ${sentence(error)}`, { cause: error }));
         return;
       }
-      await sleep(RENEW_MS, stop.signal);
+      if (!asked) await sleep(RENEW_MS, stop.signal, (waker) => wake = waker);
     }
   })();
   return {
+    now() {
+      asked = true;
+      wake();
+    },
     async [Symbol.asyncDispose]() {
       stop.abort();
       await done;
@@ -157,13 +176,14 @@ async function checkedHistory(
   place: Place,
   row: StreamRow,
 ): Promise<StreamRow> {
-  await readOwnMarker(stream.kv, markerKey(stream.settings.name), row.streamId);
+  if (!stream.settings.oneWay) await readOwnMarker(stream.kv, markerKey(stream.settings.name), row.streamId);
   const check = await checkHistory(stream.kv, {
     clusterId: row.clusterId,
     highWater: Math.max(row.revision, row.scanRevision),
     position: row.revision,
     probe: isWhole(row.state) ? await readProbe(session, row.probe) : null,
-    marker: { key: markerKey(stream.settings.name), revision: row.markerRevision },
+    marker: knownMarker(stream, row.markerRevision),
+    readable: readableKey(stream),
   });
   if (check.kind === "replaced") return await replaced(stream, session, place, row, check);
   return { ...row, clusterId: check.clusterId };

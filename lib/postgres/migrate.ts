@@ -7,10 +7,11 @@ import read from "../../sql/005_read.sql" with { type: "text" };
 import write from "../../sql/006_write.sql" with { type: "text" };
 import drain from "../../sql/007_drain.sql" with { type: "text" };
 import keep from "../../sql/008_keep.sql" with { type: "text" };
+import control from "../../sql/009_control.sql" with { type: "text" };
 import { Fatal } from "../errors.ts";
 import { quoteIdentifier, type Session } from "./client.ts";
 
-const MIGRATIONS: readonly string[] = [state, mirror, wal, view, read, write, drain, keep];
+const MIGRATIONS: readonly string[] = [state, mirror, wal, view, read, write, drain, keep, control];
 
 /** The oldest PostgreSQL that is supported, as `server_version_num`. */
 const OLDEST_SERVER = 140000;

@@ -20,12 +20,37 @@ export interface Observation {
   /** Rows that may wait, and those that writers may still queue; null: no limit. */
   limit: number | null;
   room: number | null;
+  paused: boolean;
+  verification: Verification | null;
+}
+
+/** The last comparison of all of the mirror with etcd. */
+export interface Verification {
+  /** When it ended, in seconds since 1970; before the first: when the schema was installed. */
+  at: number;
+  /** Keys in which the sides differed, and were left so. */
+  differences: number;
 }
 
 /** @throws the error of pg or of the system */
 export async function observe(session: Session): Promise<Observation> {
-  const [row] = await session.run<Observation>("observe-stream", OBSERVE, [COUNTED]);
-  return row;
+  const [row] = await session.run<Omit<Observation, "verification">>("observe-stream", OBSERVE, [COUNTED]);
+  return { ...row, verification: await verification(session) };
+}
+
+/** null: the schema has no place for it. */
+async function verification(session: Session): Promise<Verification | null> {
+  const [{ there }] = await session.run<{ there: boolean }>(
+    "verification-there",
+    "select to_regclass('etcd_sync_verify') is not null as there",
+  );
+  if (!there) return null;
+  const [row] = await session.run<Verification>(
+    "last-verification",
+    `select extract(epoch from coalesce(verified_at, installed_at))::float8 as at,
+       coalesce(missing + extra + different, 0) as differences from etcd_sync_verify`,
+  );
+  return row ?? null;
 }
 
 /** Rows are counted as etcd_keep_limit counts them (sql/008_keep.sql). */
@@ -47,5 +72,6 @@ const OBSERVE = `
     coalesce((select extract(epoch from clock_timestamp() - h.ts) from head h), 0)::float8 as "oldestAge",
     g.wal_limit as limit,
     case when g.wal_limit is not null then
-      greatest(g.refuse_after - coalesce(pg_sequence_last_value('etcd_wal_id_seq'), 0), 0) end as room
+      greatest(g.refuse_after - coalesce(pg_sequence_last_value('etcd_wal_id_seq'), 0), 0) end as room,
+    (select c.paused_at is not null from etcd_sync_control c) as paused
   from etcd_sync_state s, etcd_sync_gate g`;

@@ -1,4 +1,5 @@
 /** The stream's row: who is the writer, where the stream stands. Every write of the program is fenced by it. */
+import type { Asked } from "../control.ts";
 import type { Probe } from "../core/plan.ts";
 import { Fatal, LostPlace } from "../errors.ts";
 import type { State } from "../machine.ts";
@@ -141,16 +142,23 @@ export async function raiseEpoch(session: Session, place: Place, epoch: number):
   expectOne(rows, place);
 }
 
-/** Renews the lease, and says which sessions are the holder's. Returns the server's time. */
-export async function renewLease(session: Session, place: Place, pids: number[]): Promise<Date> {
-  const rows = await session.run<{ now: Date }>(
+/** Renews the lease, and says which sessions are the holder's. Returns the server's time, and what operators ask. */
+export async function renewLease(
+  session: Session,
+  place: Place,
+  pids: number[],
+): Promise<{ now: Date; asked: Asked }> {
+  const rows = await session.run<{ now: Date } & Asked>(
     "renew-lease",
     `update etcd_sync_state set lease_until = clock_timestamp() + interval '5 seconds', holder_pids = $3
-     where epoch = $1 and holder = $2 returning clock_timestamp() as now`,
+     where epoch = $1 and holder = $2 returning clock_timestamp() as now,
+       (select paused_at from etcd_sync_control) as "pausedAt",
+       (select min(id) from etcd_sync_resync where finished_at is null) as resync`,
     [place.epoch, place.holder, pids],
   );
   expectOne(rows, place);
-  return rows[0].now;
+  const [{ now, ...asked }] = rows;
+  return { now, asked };
 }
 
 /** Remembers which cluster this is. */
@@ -293,12 +301,29 @@ export async function startTimeline(
 /** What writers are held to; written only where it changed. */
 export async function setGate(
   session: Session,
-  gate: { maxTxnRows: number; maxTxnBytes: number; refuseOversize: boolean; maxDeletes: number },
+  gate: {
+    maxTxnRows: number;
+    maxTxnBytes: number;
+    refuseOversize: boolean;
+    maxDeletes: number;
+    oneWay: boolean;
+  },
 ): Promise<void> {
   await session.run(
     "set-gate",
-    `update etcd_sync_gate set max_txn_rows = $1, max_txn_bytes = $2, refuse_oversize = $3, max_deletes = $4
-     where (max_txn_rows, max_txn_bytes, refuse_oversize, max_deletes) is distinct from ($1, $2, $3, $4)`,
-    [gate.maxTxnRows, gate.maxTxnBytes, gate.refuseOversize, gate.maxDeletes],
+    `update etcd_sync_gate set max_txn_rows = $1, max_txn_bytes = $2, refuse_oversize = $3, max_deletes = $4, one_way = $5
+     where (max_txn_rows, max_txn_bytes, refuse_oversize, max_deletes, one_way) is distinct from ($1, $2, $3, $4, $5)`,
+    [gate.maxTxnRows, gate.maxTxnBytes, gate.refuseOversize, gate.maxDeletes, gate.oneWay],
   );
+}
+
+/** Of a stream that has become one-way: nothing is drained any more, and the row says so. */
+export async function stopDraining(session: Session, place: Place, from: State, to: State): Promise<void> {
+  const rows = await session.run(
+    "stop-draining",
+    `update etcd_sync_state set state = $4, updated_at = clock_timestamp()
+     where epoch = $1 and holder = $2 and state = $3 returning true`,
+    [place.epoch, place.holder, from, to],
+  );
+  expectOne(rows, place);
 }

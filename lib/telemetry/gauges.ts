@@ -50,13 +50,6 @@ function ownGauges(meter: Meter) {
     proof: gauge("proof_age_seconds", "Leader: age of its last proof that the mirror is fresh", "s"),
     etcdRevision: gauge("etcd_revision", "Leader: etcd's revision at its last linearizable read"),
     remaining: gauge("scan_remaining_keys", "Leader: keys that the scan under way has not read yet"),
-    verified: gauge(
-      "verification_last_success_timestamp_seconds",
-      "When both sides were last compared, in seconds since 1970",
-      "s",
-    ),
-    differences: gauge("verification_differences", "Keys in which they differed then"),
-    verifyEvery: gauge("verification_interval_seconds", "How often they are to be compared", "s"),
     memory: meter.createObservableGauge("process_resident_memory_bytes", {
       description: "Resident memory",
       unit: "By",
@@ -77,17 +70,12 @@ function tellOwn(
 ): void {
   const labels = { stream };
   const now = performance.now();
-  const { role, provenAt, etcd, scan, verification } = vitals;
+  const { role, provenAt, etcd, scan } = vitals;
   result.observe(gauges.build, 1, { ...labels, version, deno: Deno.version.deno });
   result.observe(gauges.memory, Deno.memoryUsage().rss);
   result.observe(gauges.started, startedAt);
   for (const each of ROLES) result.observe(gauges.role, each === role ? 1 : 0, { ...labels, role: each });
   result.observe(gauges.leader, role === "leader" ? 1 : 0, labels);
-  if (verification) {
-    result.observe(gauges.verified, verification.succeededAt, labels);
-    result.observe(gauges.differences, verification.differences, labels);
-    result.observe(gauges.verifyEvery, verification.everySeconds, labels);
-  }
   if (role !== "leader") return;
   if (provenAt !== null) result.observe(gauges.proof, (now - provenAt) / 1_000, labels);
   if (etcd) result.observe(gauges.etcdRevision, etcd.revision, labels);
@@ -115,6 +103,13 @@ function streamGauges(meter: Meter) {
     oldest: gauge("wal_oldest_age_seconds", "Age of the transaction whose turn it is; 0: none waits", "s"),
     limit: gauge("wal_limit_rows", "Writes from SQL that may wait (--wal-limit)"),
     room: gauge("wal_room_rows", "Writes that SQL may still queue before more are refused"),
+    paused: gauge("paused", "Whether the stream is paused"),
+    verified: gauge(
+      "verification_last_success_timestamp_seconds",
+      "When all of the mirror was last compared with etcd, in seconds since 1970; before the first time: when it was installed",
+      "s",
+    ),
+    differences: gauge("verification_differences", "Keys in which they differed then, and were left so"),
   };
 }
 
@@ -134,6 +129,11 @@ function tellStream(
   result.observe(gauges.transactions, seen.transactions, labels);
   result.observe(gauges.rows, seen.rows, labels);
   result.observe(gauges.oldest, seen.oldestAge, labels);
+  result.observe(gauges.paused, seen.paused ? 1 : 0, labels);
+  if (seen.verification) {
+    result.observe(gauges.verified, seen.verification.at, labels);
+    result.observe(gauges.differences, seen.verification.differences, labels);
+  }
   if (seen.limit === null) return;
   result.observe(gauges.limit, seen.limit, labels);
   result.observe(gauges.room, seen.room!, labels);

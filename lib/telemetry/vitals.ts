@@ -5,29 +5,22 @@ import { isWhole, type State } from "../machine.ts";
 export type Role = "starting" | "standby" | "leader" | "failing" | "stopping";
 export const ROLES: Role[] = ["starting", "standby", "leader", "failing", "stopping"];
 
-/** The last comparison of both sides. */
-export interface Verification {
-  /** How often one is wanted, in seconds. */
-  everySeconds: number;
-  /** When the last one ended that could compare everything, in seconds since 1970. */
-  succeededAt: number;
-  /** Keys in which the sides differed then. */
-  differences: number;
-}
+/** Where the stream of a leader stands: the row as it last wrote it, and what operators ask for. */
+export type Leading = { state: State; revision: number };
+export type Paused = { readonly pausedAt: Date | null };
 
 /** Times are those of `performance.now()`, in milliseconds. */
 export class Vitals {
   /** When the loop was last heard of: it waits for nothing without a limit. */
   beatAt = performance.now();
-  /** Leader: the row as it last wrote it. */
-  at: { state: State; revision: number; epoch: number } | null = null;
+  at: Leading | null = null;
+  control: Paused | null = null;
   /** Leader: all that etcd had acknowledged at that time is in the mirror (lib/freshness.ts). */
   provenAt: number | null = null;
   /** Leader: etcd's last answer to the proof's linearizable read. */
   etcd: { revision: number; answeredAt: number } | null = null;
   /** The scan under way. */
   scan: { keys: number; remaining: number } | null = null;
-  verification: Verification | null = null;
   #role: Role = "starting";
   #since = performance.now();
   /** Why it is failing, in words. */
@@ -54,9 +47,10 @@ export class Vitals {
     this.#become("standby");
   }
 
-  leads(at: { state: State; revision: number; epoch: number }): void {
+  leads(at: Leading, control: Paused): void {
     this.#become("leader");
     this.at = at;
+    this.control = control;
   }
 
   fails(trouble: string): void {
@@ -74,6 +68,7 @@ export class Vitals {
     if (role !== this.#role) this.#since = performance.now();
     this.#role = role;
     this.at = null;
+    this.control = null;
     this.provenAt = null;
     this.etcd = null;
     this.scan = null;
@@ -124,7 +119,18 @@ export function ready(vitals: Vitals, freshTimeoutMs: number, now = performance.
   }
 }
 
-function leaderReady({ at, scan, provenAt, etcd }: Vitals, freshTimeoutMs: number, now: number): Verdict {
+function leaderReady(
+  { at, control, scan, provenAt, etcd }: Vitals,
+  freshTimeoutMs: number,
+  now: number,
+): Verdict {
+  const pausedAt = control!.pausedAt;
+  if (pausedAt !== null) {
+    return {
+      good: false,
+      why: `leader: paused since ${pausedAt.toISOString()}, until 'etcd-pg-sync resume'`,
+    };
+  }
   if (!isWhole(at!.state)) {
     const progress = scan ? `, ${scan.keys} keys read, ${scan.remaining} left` : "";
     return { good: false, why: `leader: the mirror is not whole (${at!.state}${progress})` };

@@ -111,6 +111,19 @@ Deno.test("the rights that docs/rights.md gives are enough, on both sides", loos
   }
 });
 
+Deno.test("a one-way stream needs to read its prefix, and nothing else", loose, async () => {
+  await using etcd = await guarded();
+  const { world } = etcd;
+  for (const line of script("One-way", "sh")) await etcd.ctl(line.split(" ").slice(1));
+  await world.etcd.put(world.key("a"), "1");
+  await streaming(world, ["-e", etcd.dsn("etcd-pg-sync:secret"), "--one-way"]);
+  await world.etcd.put(world.key("b"), "2");
+  await quiet(world);
+  assert.equal((await world.sql("select from etcd")).length, 2);
+  await eventually(async () => (await world.state())!.fresh_at);
+  assert.equal(await world.etcd.get("/_etcd-pg-sync/default"), undefined);
+});
+
 Deno.test(
   "simple tokens that end: the drain logs in anew, and so does the watch after a restart of etcd",
   loose,

@@ -5,21 +5,13 @@ import { EtcdClient } from "../../lib/etcd/client.ts";
 import { Follower } from "../../lib/etcd/follow.ts";
 import { readKey, serverVersion } from "../../lib/etcd/kv.ts";
 import { quiet } from "../support/history.ts";
-import { hold, holdDrain, streaming, strict } from "../support/run.ts";
+import { hold, holdDrain, renewals, streaming, strict } from "../support/run.ts";
 import { ownEtcd } from "../support/servers.ts";
 import { eventually, makeWorld, type World } from "../support/world.ts";
 
 async function freshness(world: World) {
   const [row] = await world.sql("select *, clock_timestamp() as now from etcd_freshness()");
   return row;
-}
-
-/** The proof is asked for again and again: so many renewals of the lease go by, one a second. */
-async function renewals(world: World, count: number): Promise<void> {
-  for (let n = 0; n < count; n++) {
-    const before = (await world.state())!.lease_until.getTime();
-    await eventually(async () => (await world.state())!.lease_until.getTime() > before);
-  }
 }
 
 Deno.test("idle: fresh_at moves on, and never ahead of the server's clock", strict, async () => {

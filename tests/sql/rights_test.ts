@@ -23,6 +23,8 @@ const tables = [
   "etcd_sync_state",
   "etcd_sync_gate",
   "etcd_sync_event",
+  "etcd_sync_control",
+  "etcd_sync_resync",
   "etcd_sync_migration",
 ];
 

@@ -78,6 +78,14 @@ export async function untilBlocked(world: World, program: Program, query: RegExp
   });
 }
 
+/** So many renewals of the lease go by, one a second: the leader is alive, and could have done what it must not do. */
+export async function renewals(world: World, count: number): Promise<void> {
+  for (let n = 0; n < count; n++) {
+    const before = (await world.state())!.lease_until.getTime();
+    await eventually(async () => (await world.state())!.lease_until.getTime() > before);
+  }
+}
+
 /** The audit's rows of one kind, oldest first. */
 export function events(world: World, kind: string): Promise<Row[]> {
   return world.sql("select * from etcd_sync_event where kind = $1 order by id", [kind]);

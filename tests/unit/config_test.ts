@@ -46,6 +46,7 @@ Deno.test("readConfig() reads what is right", strict, () => {
     retention: { walMs: 86_400_000, historyMs: null, eventMs: 90_000 },
     walLimit: 1_000_000,
     listen: null,
+    oneWay: false,
   });
   assert.equal(readConfig({ ...right, walLimit: "never" }).walLimit, null);
   assert.equal(readConfig({ ...right, rescanAfter: "never" }).rescanAfter, null);

@@ -1,0 +1,138 @@
+/** What operators ask of a running stream: pause and resume. */
+import assert from "node:assert/strict";
+import { quiet } from "../support/history.ts";
+import { events, killed, renewals, streaming, strict, untilStreaming } from "../support/run.ts";
+import { installed } from "../support/schema.ts";
+import { eventually, makeWorld, type Program, type World } from "../support/world.ts";
+
+const paused = (program: Program) => program.until((line) => line.msg.startsWith("paused:"));
+
+async function status(world: World, id: number): Promise<string> {
+  return (await world.sql("select status from etcd_wal where id = $1", [id]))[0].status;
+}
+
+async function set(world: World, name: string): Promise<number> {
+  return (await world.sql("select etcd_set($1, 'from sql') as id", [world.key(name)]))[0].id;
+}
+
+Deno.test(
+  "a paused stream mirrors and sends nothing, keeps its place, and goes on where it was",
+  strict,
+  async () => {
+    await using world = await makeWorld();
+    const program = await streaming(world);
+    const ended = await world.run("pause", ["--reason", "maintenance"]);
+    assert.deepEqual([ended.code, ended.stderr], [0, ""]);
+    assert.match(ended.stdout, /^Stream 'default' is paused/);
+    await paused(program);
+    const before = (await world.state())!;
+    const put = await world.etcd.put(world.key("a"), "1");
+    const id = await set(world, "b");
+    await renewals(world, 2);
+    const during = (await world.state())!;
+    assert.deepEqual([during.epoch, during.revision], [before.epoch, before.revision]);
+    assert.ok(before.revision < put);
+    assert.equal(await status(world, id), "pending");
+    assert.equal(await world.etcd.get(world.key("b")), undefined);
+
+    assert.match((await world.run("pause")).stdout, /was paused before/);
+    const resumed = await world.run("resume");
+    assert.deepEqual([resumed.code, resumed.stdout], [0, "Stream 'default' goes on\n"]);
+    await quiet(world);
+    assert.equal(await status(world, id), "success");
+    assert.equal((await world.state())!.epoch, before.epoch);
+    assert.match((await world.run("resume")).stdout, /was not paused/);
+    const [told] = await events(world, "paused");
+    assert.equal(told.detail.reason, "maintenance");
+    assert.ok(told.detail.by);
+    assert.equal((await events(world, "resumed")).length, 1);
+  },
+);
+
+Deno.test("a pause outlasts the program, and holds a bootstrap too", strict, async () => {
+  await using world = await makeWorld();
+  await installed(world, { prefix: world.prefix });
+  await world.etcd.put(world.key("a"), "1");
+  await world.sql("select etcd_pause()");
+  const first = world.program();
+  await paused(first);
+  await killed(first);
+  const second = world.program();
+  await paused(second);
+  await renewals(world, 2);
+  assert.equal((await world.state())!.state, "bootstrap");
+  assert.deepEqual(await world.sql("select from etcd"), []);
+  await world.sql("select etcd_resume()");
+  await untilStreaming(world, second);
+  assert.equal((await world.sql("select from etcd")).length, 1);
+});
+
+Deno.test("a pause that begins and ends at once leaves nothing undone", strict, async () => {
+  await using world = await makeWorld();
+  await streaming(world);
+  for (let n = 0; n < 10; n++) {
+    await world.sql("select etcd_pause()");
+    await world.etcd.put(world.key(`down-${n}`), "1");
+    await set(world, `up-${n}`);
+    await world.sql("select etcd_resume()");
+  }
+  await quiet(world);
+  assert.equal((await world.sql("select from etcd")).length, 20);
+  assert.deepEqual(await world.sql("select from etcd_wal where status <> 'success'"), []);
+});
+
+Deno.test("a stopped program does not wait for the end of a pause", strict, async () => {
+  await using world = await makeWorld();
+  const program = await streaming(world);
+  await world.sql("select etcd_pause()");
+  await paused(program);
+  program.kill("SIGTERM");
+  assert.equal((await program.status).code, 0);
+});
+
+Deno.test(
+  "pause, resume and resync are refused to roles that may not, and run for those that may",
+  strict,
+  async () => {
+    await using world = await makeWorld();
+    await installed(world, { prefix: world.prefix });
+    const role = `operator_${world.database}`;
+    await world.sql(`create role ${role} login password '${role}'`);
+    try {
+      const operator = world.session(role, role);
+      for (const call of ["etcd_pause()", "etcd_resume()", "etcd_resync()"]) {
+        await assert.rejects(operator.sql(`select ${call}`), { code: "42501" }, call);
+      }
+      await world.sql(
+        `grant execute on function etcd_pause(text), etcd_resume(), etcd_resync(text) to ${role}`,
+      );
+      await operator.sql("select etcd_pause()");
+      const [{ paused_by }] = await world.sql("select paused_by from etcd_sync_control");
+      assert.equal(paused_by, role);
+      assert.deepEqual(await operator.sql("select etcd_resume() as was"), [{ was: true }]);
+      await assert.rejects(operator.sql("select etcd_resync('/elsewhere/')"), { code: "ZE001" });
+      assert.equal((await operator.sql("select etcd_resync($1) as id", [world.key("a")]))[0].id, 1);
+    } finally {
+      await world.sql(`drop owned by ${role}; drop role ${role}`);
+    }
+  },
+);
+
+Deno.test("where nothing is installed, the line says so", strict, async () => {
+  await using world = await makeWorld();
+  const ended = await world.run("pause");
+  assert.deepEqual([ended.code, ended.stdout], [1, ""]);
+  assert.match(
+    ended.stderr,
+    /^etcd-pg-sync: Cannot find stream 'default': schema 'public' holds none; [^\n]*\n$/,
+  );
+});
+
+Deno.test("where nobody works, resync says that the next one will", strict, async () => {
+  await using world = await makeWorld();
+  await installed(world, { prefix: world.prefix });
+  const { code, stdout } = await world.run("resync");
+  assert.equal(code, 0);
+  assert.match(stdout, /^Asked: resync 1 of prefix '.*'; no instance works on stream 'default'/);
+  await eventually(async () => (await world.sql("select from etcd_sync_resync")).length === 1);
+});
