@@ -16,6 +16,7 @@ export function readSignals(env: (name: string) => string | undefined): Signals 
   const wanted = (signal: string) =>
     !off && (env(`OTEL_${signal}_EXPORTER`) ?? "otlp").split(",").some((name) => name.trim() === "otlp") &&
     Boolean(env("OTEL_EXPORTER_OTLP_ENDPOINT") || env(`OTEL_EXPORTER_OTLP_${signal}_ENDPOINT`));
+  for (const name of ENDPOINTS) checkUrl(name, env(name));
   const protocol = env("OTEL_EXPORTER_OTLP_PROTOCOL")?.trim();
   return {
     metrics: wanted("METRICS"),
@@ -23,6 +24,14 @@ export function readSignals(env: (name: string) => string | undefined): Signals 
     intervalMs: readInterval(env("OTEL_METRIC_EXPORT_INTERVAL")),
     otherProtocol: protocol && protocol !== "http/protobuf" ? protocol : undefined,
   };
+}
+
+const ENDPOINTS = ["", "_METRICS", "_TRACES"].map((signal) => `OTEL_EXPORTER_OTLP${signal}_ENDPOINT`);
+
+/** The value is not quoted: it can hold a password. */
+function checkUrl(name: string, value: string | undefined): void {
+  if (!value || /^https?:$/.test(URL.parse(value)?.protocol ?? "")) return;
+  throw new Fatal("configuration", `Cannot read '${name}': wanted a URL such as 'http://collector:4318'`);
 }
 
 function readInterval(value: string | undefined): number | undefined {

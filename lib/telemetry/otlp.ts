@@ -4,41 +4,25 @@ import { OTLPTraceExporter } from "@opentelemetry/exporter-trace-otlp-proto";
 import { PeriodicExportingMetricReader } from "@opentelemetry/sdk-metrics";
 import { BasicTracerProvider, BatchSpanProcessor } from "@opentelemetry/sdk-trace-base";
 import type { Resource } from "@opentelemetry/resources";
-import { Fatal, sentence } from "../errors.ts";
+import { sentence } from "../errors.ts";
 import type { Troubles } from "../troubles.ts";
 
-/** @throws {Fatal} where a variable is wrong */
 export function otlpMetrics(
   intervalMs: number | undefined,
   troubles: Troubles,
 ): PeriodicExportingMetricReader {
-  const exporter = readable("METRICS", () => new OTLPMetricExporter());
   return new PeriodicExportingMetricReader({
-    exporter: telling(exporter, "metrics", troubles),
+    exporter: telling(new OTLPMetricExporter(), "metrics", troubles),
     ...(intervalMs !== undefined && { exportIntervalMillis: intervalMs }),
   });
 }
 
-/** @throws {Fatal} where a variable is wrong */
 export function otlpTraces(resource: Resource, troubles: Troubles): BasicTracerProvider {
-  const exporter = readable("TRACES", () => new OTLPTraceExporter());
+  const exporter = new OTLPTraceExporter();
   return new BasicTracerProvider({
     resource,
     spanProcessors: [new BatchSpanProcessor(telling(exporter, "traces", troubles))],
   });
-}
-
-/** The value is not quoted: it can hold a password. */
-function readable<T>(signal: string, make: () => T): T {
-  try {
-    return make();
-  } catch (error) {
-    if (!(error instanceof Error)) throw error;
-    throw new Fatal(
-      "configuration",
-      `Cannot read 'OTEL_EXPORTER_OTLP_ENDPOINT' or 'OTEL_EXPORTER_OTLP_${signal}_ENDPOINT': wanted a URL such as 'http://collector:4318'`,
-    );
-  }
 }
 
 type Done = (result: { code: number; error?: Error }) => void;

@@ -24,7 +24,6 @@ export interface Sdk extends Exporters, AsyncDisposable {
   prometheus: PrometheusReader;
 }
 
-/** @throws {Fatal} where a variable is wrong */
 export async function openSdk(version: string, signals: Signals, troubles: Troubles): Promise<Sdk> {
   const resource = describe(version);
   const prometheus = new PrometheusReader();
