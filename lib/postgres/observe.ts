@@ -1,6 +1,6 @@
 /** The stream as PostgreSQL has it, for metrics: any instance may look. What it costs does not grow with the WAL. */
 import type { State } from "../machine.ts";
-import type { Session } from "./client.ts";
+import { type PostgresOptions, Session } from "./client.ts";
 
 /** So many waiting rows and transactions are counted, and no more. */
 export const COUNTED = 10_000;
@@ -32,6 +32,15 @@ export interface Verification {
   differences: number;
 }
 
+/** A session that looks. A bitmap would be made of all of an index before the first row is counted. */
+export async function openObserver(options: PostgresOptions): Promise<Session> {
+  await using opened = new AsyncDisposableStack();
+  const session = opened.use(await Session.open(options));
+  await session.script("set enable_bitmapscan to off");
+  opened.move();
+  return session;
+}
+
 /** @throws the error of pg or of the system */
 export async function observe(session: Session): Promise<Observation> {
   const [row] = await session.run<Omit<Observation, "verification">>("observe-stream", OBSERVE, [COUNTED]);
@@ -53,7 +62,10 @@ async function verification(session: Session): Promise<Verification | null> {
   return row ?? null;
 }
 
-/** Rows are counted as etcd_keep_limit counts them (sql/008_keep.sql). */
+/**
+ * Rows are counted by their headers, the oldest first. A transaction that is sent in parts is counted from where it was
+ * cut, by the primary key (the casts keep the planner from its other index, which would read the parts that were sent).
+ */
 const OBSERVE = `
   with head as (
     select t.seq, t.ts from etcd_wal_tx t order by t.seq limit 1
@@ -62,12 +74,14 @@ const OBSERVE = `
     extract(epoch from clock_timestamp() - s.fresh_at)::float8 as "freshAge",
     (select count(*) from (select from etcd_wal_tx t limit $1) c) as transactions,
     (select count(*) from (
-      select from (
-        select w.id from etcd_wal w where w.id >= (select h.seq from head h) and w.status = 'pending'
+      select from (select t.txid, t.ts, t.seq, t.split_id from etcd_wal_tx t order by t.seq limit $1) t
+      cross join lateral (
+        (select from etcd_wal w
+         where t.split_id is null and w.txid = t.txid and w.ts = t.ts and w.status = 'pending' limit $1)
         union all
-        select w.id from etcd_wal_tx t join etcd_wal w on w.txid = t.txid and w.ts = t.ts and w.status = 'pending'
-        where t.first_id < (select h.seq from head h) and w.id < (select h.seq from head h)
-      ) w limit $1
+        (select from etcd_wal w
+         where w.id between t.split_id and t.seq and w.txid::text = t.txid::text and w.ts = t.ts and w.status = 'pending' limit $1)
+      ) r limit $1
     ) c) as rows,
     coalesce((select extract(epoch from clock_timestamp() - h.ts) from head h), 0)::float8 as "oldestAge",
     g.wal_limit as limit,

@@ -2,8 +2,8 @@
 import { sentence } from "../errors.ts";
 import { within } from "../lifecycle.ts";
 import type { Log } from "../log.ts";
-import { type PostgresOptions, Session } from "../postgres/client.ts";
-import { type Observation, observe } from "../postgres/observe.ts";
+import type { PostgresOptions, Session } from "../postgres/client.ts";
+import { type Observation, observe, openObserver } from "../postgres/observe.ts";
 
 /** Not more often, however many ask. */
 const EVERY_MS = 1_000;
@@ -54,7 +54,7 @@ export class Observer implements AsyncDisposable {
   async #ask(): Promise<void> {
     this.#askedAt = performance.now();
     try {
-      this.#session ??= await Session.open(this.#postgres);
+      this.#session ??= await openObserver(this.#postgres);
       const at = performance.now();
       this.#last = { observation: await observe(this.#session), at };
       this.#answered = true;

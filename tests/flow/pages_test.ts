@@ -1,9 +1,11 @@
 /** `--listen`: what a probe and a person read, of a run that is well and of one that is not. */
 import assert from "node:assert/strict";
 import { freePort } from "../../lib/embedded/ready.ts";
+import { COUNTED, observe, openObserver } from "../../lib/postgres/observe.ts";
 import { Door } from "../support/pages.ts";
 import { heldScan, hold, streaming, strict, untilStreaming } from "../support/run.ts";
 import { quiet } from "../support/history.ts";
+import { installed } from "../support/schema.ts";
 import { ownEtcd } from "../support/servers.ts";
 import { makeWorld, type World } from "../support/world.ts";
 import { Proxy } from "../robustness/proxy.ts";
@@ -231,3 +233,33 @@ Deno.test("no secret on any page", strict, async () => {
     await world.sql(`drop role ${role}`);
   }
 });
+
+Deno.test(
+  "what waits is counted to the row: transactions of one row, of many, and one sent in parts",
+  strict,
+  async () => {
+    await using world = await makeWorld();
+    await installed(world, { prefix: world.prefix });
+    await using session = await openObserver({
+      dsn: world.postgresDsn,
+      schema: world.schema,
+      applicationName: "etcd-pg-sync test",
+    });
+    const put = (key: string, n: number) =>
+      world.sql("select etcd_set($1 || n, '1') from generate_series(1, $2) n", [world.key(key), n]);
+    const counted = async () => {
+      const { transactions, rows } = await observe(session);
+      return [transactions, rows];
+    };
+    assert.deepEqual(await counted(), [0, 0]);
+    await put("a", 300);
+    for (let i = 0; i < 5; i++) await put(`b${i}`, 1);
+    assert.deepEqual(await counted(), [6, 305]);
+    // 100 of the first have been sent, as etcd_drain_applied leaves them
+    await world.sql("update etcd_wal set status = 'success' where id <= 100");
+    await world.sql("update etcd_wal_tx set split_id = 101 where first_id = 1");
+    assert.deepEqual(await counted(), [6, 205]);
+    await put("c", 20_000);
+    assert.deepEqual(await counted(), [7, COUNTED], "no more are counted");
+  },
+);
