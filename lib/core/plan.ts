@@ -83,8 +83,8 @@ export interface Skipped {
   revision: number;
 }
 
-function skippedKey(kv: KeyValue): Skipped {
-  return { key_begins: keyText(kv.key.subarray(0, 100)), key_bytes: kv.key.length, revision: kv.modRevision };
+export function skippedKey({ key, modRevision }: Pick<KeyValue, "key" | "modRevision">): Skipped {
+  return { key_begins: keyText(key.subarray(0, 100)), key_bytes: key.length, revision: modRevision };
 }
 
 /** Events of whole revisions, oldest first, as columns; and the keys that were left out for their length. */
@@ -114,7 +114,10 @@ export function foldEvents(
 }
 
 /** A page's keys as columns; and those that were left out for their length. */
-export function foldPage(kvs: KeyValue[], select: Selection): { columns: RowColumns; skipped: Skipped[] } {
+export function foldPage(
+  kvs: Iterable<KeyValue>,
+  select: Selection,
+): { columns: RowColumns; skipped: Skipped[] } {
   const columns = emptyRows();
   const skipped: Skipped[] = [];
   for (const kv of kvs) {
@@ -141,14 +144,15 @@ export function probeAfter(probe: Probe | null, columns: EventColumns): Probe | 
   return newest;
 }
 
-/** The probe after a page. */
-export function probeAfterPage(probe: Probe | null, columns: RowColumns): Probe | null {
-  let newest = probe;
-  columns.keys.forEach((key, i) => {
-    if (newest === null || columns.revisions[i] > newest.revision) {
-      newest = { key, revision: columns.revisions[i] };
-    }
-  });
+/** The newer of two probes. */
+export function newerProbe(a: Probe | null, b: Probe | null): Probe | null {
+  return a === null || b !== null && b.revision > a.revision ? b : a;
+}
+
+/** The newest row of a page; null: it has none. */
+export function newestRow(columns: RowColumns): Probe | null {
+  let newest: Probe | null = null;
+  columns.keys.forEach((key, i) => newest = newerProbe(newest, { key, revision: columns.revisions[i] }));
   return newest;
 }
 

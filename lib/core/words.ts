@@ -11,6 +11,28 @@ export interface KeyValue {
   lease: bigint;
 }
 
+/** The key that a cursor stands on: offsets into `bytes`, valid until the next step. */
+export interface KeyCursor {
+  readonly bytes: Uint8Array;
+  keyFrom: number;
+  keyTo: number;
+  valueFrom: number;
+  valueTo: number;
+  createRevision: number;
+  modRevision: number;
+  version: number;
+  /** Signed 64 bit, 0 = none. */
+  lease: bigint;
+  /** Steps to the next key; false: there is none. */
+  next(): boolean;
+}
+
+/** Keys and values as they lie in etcd's answer; a cursor makes no object for each, of which a scan has millions. */
+export interface PackedKeys extends Iterable<KeyValue> {
+  readonly count: number;
+  cursor(): KeyCursor;
+}
+
 /** One event of a watch. A tombstone has only `key` and `modRevision`. */
 export interface Event {
   tombstone: boolean;
@@ -52,7 +74,7 @@ export interface Page {
   last: boolean;
   revision: number;
   clusterId: string;
-  kvs: KeyValue[];
+  keys: PackedKeys;
   /** Keys in the range from `from` on, this page's included. */
   remaining: number;
 }

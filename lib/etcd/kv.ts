@@ -52,7 +52,8 @@ export async function readKey(client: EtcdClient, key: Uint8Array, revision = 0)
     decode: decodeRangeResponse,
     repeatable: true,
   });
-  return { clusterId: answer.header.clusterId, revision: answer.header.revision, kv: answer.kvs[0] };
+  const [kv] = answer.keys;
+  return { clusterId: answer.header.clusterId, revision: answer.header.revision, kv };
 }
 
 interface RawTxn {

@@ -3,7 +3,7 @@
  * objects for each key and takes most of a scan's time). Field numbers: etcd's api/etcdserverpb/rpc.proto and
  * api/mvccpb/kv.proto, unchanged since 3.0. Unknown fields are skipped.
  */
-import type { Event, KeyValue } from "../core/words.ts";
+import type { Event, KeyCursor, KeyValue, PackedKeys } from "../core/words.ts";
 
 export interface Header {
   /** Unsigned 64 bit, as decimal text. */
@@ -13,7 +13,7 @@ export interface Header {
 
 export interface RangeResponse {
   header: Header;
-  kvs: KeyValue[];
+  keys: PackedKeys;
   more: boolean;
   count: number;
 }
@@ -123,13 +123,98 @@ function readEvent(r: Reader): Event {
 
 const NO_HEADER: Header = { clusterId: "0", revision: 0 };
 
+const KVS = 2 << 3 | 2;
+
+class WireCursor implements KeyCursor {
+  keyFrom = 0;
+  keyTo = 0;
+  valueFrom = 0;
+  valueTo = 0;
+  createRevision = 0;
+  modRevision = 0;
+  version = 0;
+  lease = 0n;
+  readonly #r: Reader;
+
+  constructor(readonly bytes: Uint8Array) {
+    this.#r = new Reader(bytes, 0, bytes.length);
+  }
+
+  next(): boolean {
+    const r = this.#r;
+    while (r.more()) {
+      const tag = r.number();
+      if (tag !== KVS) r.skip(tag & 7);
+      else {
+        const length = r.number();
+        this.#read(r, r.at + length);
+        return true;
+      }
+    }
+    return false;
+  }
+
+  #read(r: Reader, end: number): void {
+    this.keyFrom =
+      this.keyTo =
+      this.valueFrom =
+      this.valueTo =
+        0;
+    this.createRevision = this.modRevision = this.version = 0;
+    this.lease = 0n;
+    while (r.at < end) {
+      const tag = r.number();
+      if (tag === (1 << 3 | 2)) {
+        const length = r.number();
+        this.keyFrom = r.at;
+        this.keyTo = r.at += length;
+      } else if (tag === (5 << 3 | 2)) {
+        const length = r.number();
+        this.valueFrom = r.at;
+        this.valueTo = r.at += length;
+      } else if (tag === (2 << 3)) this.createRevision = r.number();
+      else if (tag === (3 << 3)) this.modRevision = r.number();
+      else if (tag === (4 << 3)) this.version = r.number();
+      else if (tag === (6 << 3)) this.lease = BigInt.asIntN(64, r.bigint());
+      else r.skip(tag & 7);
+    }
+  }
+}
+
+class WireKeys implements PackedKeys {
+  count = 0;
+
+  constructor(readonly bytes: Uint8Array) {}
+
+  cursor(): KeyCursor {
+    return new WireCursor(this.bytes);
+  }
+
+  *[Symbol.iterator](): Generator<KeyValue> {
+    for (const at = this.cursor(); at.next();) {
+      yield {
+        key: this.bytes.subarray(at.keyFrom, at.keyTo),
+        value: this.bytes.subarray(at.valueFrom, at.valueTo),
+        createRevision: at.createRevision,
+        modRevision: at.modRevision,
+        version: at.version,
+        lease: at.lease,
+      };
+    }
+  }
+}
+
+/** The keys are only counted here; they are read where they lie. */
 export function decodeRangeResponse(bytes: Uint8Array): RangeResponse {
   const r = new Reader(bytes, 0, bytes.length);
-  const out: RangeResponse = { header: NO_HEADER, kvs: [], more: false, count: 0 };
+  const keys = new WireKeys(bytes);
+  const out: RangeResponse = { header: NO_HEADER, keys, more: false, count: 0 };
   while (r.more()) {
     const tag = r.number();
-    if (tag === (2 << 3 | 2)) out.kvs.push(readKeyValue(r.message()));
-    else if (tag === (1 << 3 | 2)) out.header = readHeader(r.message());
+    if (tag === KVS) {
+      keys.count++;
+      r.slice();
+    } else if (tag === (1 << 3 | 2)) out.header = readHeader(r.message());
     else if (tag === (3 << 3)) out.more = r.number() === 1;
     else if (tag === (4 << 3)) out.count = r.number();
     else r.skip(tag & 7);

@@ -18,12 +18,27 @@
  * copy into an empty range, which does not look, is used only if no event was applied since the page was asked for.
  */
 import { successor } from "../core/codec.ts";
-import { foldEvents, foldPage, type Probe, probeAfter, probeAfterPage } from "../core/plan.ts";
-import type { Page } from "../core/words.ts";
+import {
+  foldEvents,
+  foldPage,
+  newerProbe,
+  newestRow,
+  type Probe,
+  probeAfter,
+  type Skipped,
+} from "../core/plan.ts";
+import type { PackedKeys, Page } from "../core/words.ts";
 import type { Follower } from "../etcd/follow.ts";
 import { isTooLarge, readKey, readRange } from "../etcd/kv.ts";
 import { next, type Outcome } from "../machine.ts";
-import { applyEvents, catchUp, copyPage, mergePage, moveCheckpoint } from "../postgres/mirror.ts";
+import {
+  applyEvents,
+  catchUp,
+  copyPage,
+  mergePage,
+  moveCheckpoint,
+  type PageCommit,
+} from "../postgres/mirror.ts";
 import { Progress } from "../progress.ts";
 import { type Leadership, prefixRange, type Stream } from "../stream.ts";
 import { within } from "../telemetry/telemetry.ts";
@@ -34,6 +49,20 @@ type ScanOutcome = Extract<Outcome, "caught-up" | "history-lost" | "history-repl
 const PAGE_BYTES = 4 * 1024 * 1024;
 const MOST_KEYS = 50_000;
 const PROGRESS_EVERY_MS = 100;
+
+/** What a page's commit knows of its keys. */
+interface Written {
+  newest: Probe | null;
+  skipped: Skipped[];
+}
+
+/** Bytes of keys and values, and the last key. */
+function measure(keys: PackedKeys): { bytes: number; last: Uint8Array } {
+  let bytes = 0;
+  const cursor = keys.cursor();
+  while (cursor.next()) bytes += cursor.keyTo - cursor.keyFrom + cursor.valueTo - cursor.valueFrom + 32;
+  return { bytes, last: cursor.bytes.subarray(cursor.keyFrom, cursor.keyTo) };
+}
 
 /** Runs one scan, from its cursor if it has one. null: `signal` aborted. */
 export async function scan(
@@ -140,21 +169,21 @@ class Scan implements AsyncDisposable {
   async #readPage(from: Uint8Array): Promise<Page> {
     for (;;) {
       try {
-        const { header, kvs, more, count } = await readRange(
+        const { header, keys, more, count } = await readRange(
           this.#stream.kv,
           from,
           this.#range.to,
           this.#limit,
         );
-        const bytes = kvs.reduce((sum, kv) => sum + kv.key.length + kv.value.length + 32, 0);
-        if (kvs.length > 0) {
+        const { bytes, last } = measure(keys);
+        if (keys.count > 0) {
           this.#limit = Math.max(
             16,
-            Math.min(MOST_KEYS, this.#limit * 2, Math.floor(PAGE_BYTES * kvs.length / bytes)),
+            Math.min(MOST_KEYS, this.#limit * 2, Math.floor(PAGE_BYTES * keys.count / bytes)),
           );
         }
-        const to = more ? successor(kvs[kvs.length - 1].key) : this.#range.to;
-        return { from, to, last: !more, ...header, kvs, remaining: count };
+        const to = more ? successor(last) : this.#range.to;
+        return { from, to, last: !more, ...header, keys, remaining: count };
       } catch (error) {
         if (!isTooLarge(error) || this.#limit <= 1) throw error;
         this.#limit = Math.ceil(this.#limit / 2);
@@ -168,39 +197,51 @@ class Scan implements AsyncDisposable {
     undisturbed: boolean,
     revision: number,
   ): Promise<ScanOutcome | null> {
-    const { mirror, place, at } = this.#lead;
-    const { telemetry } = this.#stream;
-    const { columns, skipped } = foldPage(page.kvs, this.#stream.select);
-    const commit = { columns, page, revision, cursor, skipped };
-    if (undisturbed && await copyPage(mirror, place, at, commit)) {
-      this.totals.written += columns.keys.length;
-    } else {
-      const merged = await mergePage(mirror, place, at, commit);
-      if (merged.kind === "another-history") {
-        this.#stream.log.warn(
-          { key: merged.key, revision: page.revision },
-          "a key cannot be of this history: it was replaced",
-        );
-        return "history-replaced";
-      }
-      this.totals.written += merged.put;
-      this.totals.deleted += merged.deleted;
-    }
+    const { at } = this.#lead;
+    const commit = { page, revision, cursor };
+    const written = (undisturbed ? await this.#copy(commit) : null) ?? await this.#merge(commit);
+    if (written === "history-replaced") return written;
     at.revision = revision;
     at.scanRevision = Math.max(at.scanRevision, page.revision);
     at.scanCursor = cursor;
     // an event that was applied since the page was read may have passed the page's newest key
-    if (undisturbed) this.#probe = probeAfterPage(this.#probe, columns);
+    if (undisturbed) this.#probe = newerProbe(this.#probe, written.newest);
+    const { telemetry, troubles } = this.#stream;
+    const { count } = page.keys;
+    const remaining = Math.max(0, page.remaining - count);
     this.totals.pages++;
-    this.totals.keys += page.kvs.length;
-    for (const key of skipped) {
-      this.#stream.troubles.tell("long-key", { ...key }, "a key is too long to be mirrored");
+    this.totals.keys += count;
+    for (const key of written.skipped) {
+      troubles.tell("long-key", { ...key }, "a key is too long to be mirrored");
     }
-    const remaining = Math.max(0, page.remaining - page.kvs.length);
-    this.#progress.page(page.kvs.length, remaining);
-    telemetry.scanned(page.kvs.length);
+    this.#progress.page(count, remaining);
+    telemetry.scanned(count);
     telemetry.vitals.scan = { keys: this.totals.keys, remaining };
     return null;
+  }
+
+  /** null: the range holds rows. */
+  async #copy(commit: PageCommit): Promise<Written | null> {
+    const { mirror, place, at } = this.#lead;
+    const copied = await copyPage(mirror, place, at, commit, this.#stream.select);
+    if (copied) this.totals.written += copied.rows;
+    return copied;
+  }
+
+  async #merge(commit: PageCommit): Promise<Written | "history-replaced"> {
+    const { mirror, place, at } = this.#lead;
+    const { columns, skipped } = foldPage(commit.page.keys, this.#stream.select);
+    const merged = await mergePage(mirror, place, at, { ...commit, columns, skipped });
+    if (merged.kind === "another-history") {
+      this.#stream.log.warn(
+        { key: merged.key, revision: commit.page.revision },
+        "a key cannot be of this history: it was replaced",
+      );
+      return "history-replaced";
+    }
+    this.totals.written += merged.put;
+    this.totals.deleted += merged.deleted;
+    return { newest: newestRow(columns), skipped };
   }
 
   /** Applies what the watch has brought, and says how it ended if it did. */

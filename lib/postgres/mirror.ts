@@ -1,14 +1,21 @@
 /** Writes of the mirror: batches of events, pages of a scan. Each moves the checkpoint in the same commit. */
-import { Buffer } from "node:buffer";
 import { pipeline } from "node:stream/promises";
 import { Readable } from "node:stream";
 // @ts-types="@types/pg-copy-streams"
 import { from as copyFrom } from "pg-copy-streams";
-import { type EventColumns, type Probe, type RowColumns, textBounds } from "../core/plan.ts";
+import {
+  type EventColumns,
+  type Probe,
+  type RowColumns,
+  type Selection,
+  type Skipped,
+  textBounds,
+} from "../core/plan.ts";
 import { keyBytes, valueBytes } from "../core/codec.ts";
 import type { KeyValue, Page } from "../core/words.ts";
 import type { State } from "../machine.ts";
 import type { Session } from "./client.ts";
+import { type Copied, PageCopy } from "./copy.ts";
 import { expectOne, type Place, type StreamRow, writeEvent } from "./state.ts";
 
 /*
@@ -165,46 +172,49 @@ export async function moveCheckpoint(
  * page says; a row in the range that the page lacks is gone. A key with a tombstone newer than its row in the page was
  * deleted after the page was read, and stays away. `another`: a row that is not newer than the page and yet has a
  * higher revision than the page's, or other content at the same one, cannot be of this history; then nothing is written.
+ *
+ * Page and rows meet once, in a full join: that one is never a nested loop. The planner knows the size of neither, and
+ * before the first ANALYZE it compared each key of a page with each row, 20,000 by 20,000 for longer than a statement may take.
  */
 const MERGE_PAGE = `
-with page as materialized (
+with page as (
   select p.* from ${unnest(ROW_TYPES, 11)} as p(${ROW_NAMES})
-), mirrored as materialized (
+), mirrored as (
   select k.* from etcd_kv k
   where strpos(k.key, '\\x') = 0 and k.key >= $18 and k.key <= $19
     and convert_to(k.key, 'UTF8') >= $20 and ($21::bytea is null or convert_to(k.key, 'UTF8') < $21)
   union all
   select k.* from etcd_kv k
   where strpos(k.key, '\\x') > 0 and etcd_key_bytes(k.key) >= $20 and ($21::bytea is null or etcd_key_bytes(k.key) < $21)
+), pair as materialized (
+  select p.*, k.key as row_key, k.value as row_value, k.value_bytes as row_value_bytes, k.revision as row_revision,
+    k.create_revision as row_create_revision, k.version as row_version, k.lease as row_lease, k.timeline as row_timeline, k.ts as row_ts
+  from page p full join mirrored k on k.key = p.key
 ), another as (
-  select k.key from mirrored k join page p on p.key = k.key
-  where k.timeline = $4 and k.revision <= $7 and (k.revision > p.revision or k.revision = p.revision and
-    (k.value, k.value_bytes, k.create_revision, k.version) is distinct from (p.value, p.value_bytes, p.create_revision, p.version))
+  select p.row_key as key from pair p
+  where p.row_timeline = $4 and p.row_revision <= $7 and (p.row_revision > p.revision or p.row_revision = p.revision and
+    (p.row_value, p.row_value_bytes, p.row_create_revision, p.row_version) is distinct from (p.value, p.value_bytes, p.create_revision, p.version))
   limit 1
 ), fence as (
   ${fenced("revision = $8, scan_revision = greatest(s.scan_revision, $7), scan_cursor = $9")}
     and not exists (select from another)
   returning s.timeline
 ), changed as materialized (
-  select f.timeline, p.*, k.key is not null as there, k.timeline as row_timeline
-  from fence f cross join page p left join mirrored k on k.key = p.key
-  where case when k.key is not null then k.timeline < f.timeline or k.revision < p.revision
+  select f.timeline, p.* from fence f cross join pair p
+  where p.key is not null and case when p.row_key is not null then p.row_timeline < f.timeline or p.row_revision < p.revision
     else not exists (select from etcd_archive a
       where a.timeline = f.timeline and a.key = p.key and a.tombstone and a.revision > p.revision) end
 ), gone as materialized (
-  select f.timeline, k.key from fence f cross join mirrored k
-  where (k.timeline < f.timeline or k.revision <= $7) and not exists (select from page p where p.key = k.key)
+  select f.timeline, p.* from fence f cross join pair p
+  where p.key is null and (p.row_timeline < f.timeline or p.row_revision <= $7)
 ), archived as (
   insert into etcd_archive (timeline, key, revision, until_revision, tombstone, value, value_bytes, create_revision, version, lease, ts)
-  select k.timeline, k.key, k.revision, case when k.timeline = c.timeline then c.revision end, false,
-    k.value, k.value_bytes, k.create_revision, k.version, k.lease, k.ts
-  from changed c join mirrored k on k.key = c.key
+  select o.row_timeline, o.row_key, o.row_revision, case when o.row_timeline = o.timeline then o.until end, false,
+    o.row_value, o.row_value_bytes, o.row_create_revision, o.row_version, o.row_lease, o.row_ts
+  from (select c.*, c.revision as until from changed c where c.row_key is not null
+    union all select g.*, $7::bigint from gone g) o
   union all
-  select k.timeline, k.key, k.revision, case when k.timeline = g.timeline then $7::bigint end, false,
-    k.value, k.value_bytes, k.create_revision, k.version, k.lease, k.ts
-  from gone g join mirrored k on k.key = g.key
-  union all
-  select g.timeline, g.key, $7, null, true, null, null, 0, 0, 0, now() from gone g
+  select g.timeline, g.row_key, $7, null, true, null, null, 0, 0, 0, now() from gone g
   on conflict do nothing
 ), put as (
   insert into etcd_kv as k (key, value, value_bytes, revision, create_revision, version, lease, timeline)
@@ -214,7 +224,7 @@ with page as materialized (
     timeline = excluded.timeline, ts = excluded.ts
   returning true
 ), deleted as (
-  delete from etcd_kv k using gone g where k.key = g.key returning true
+  delete from etcd_kv k using gone g where k.key = g.row_key returning true
 ), ${noteDeleted("gone")}, skipped as (
   insert into etcd_sync_event (kind, timeline, detail) select 'key-skipped', f.timeline, d from fence f, unnest($10::jsonb[]) d
 )
@@ -222,12 +232,10 @@ select (select count(*) from fence) as committed, (select key from another) as a
   (select count(*) from put) as put, (select count(*) from deleted) as deleted`;
 
 export interface PageCommit {
-  columns: RowColumns;
   page: Page;
   /** The watch's position after this commit: the page's revision for a first page, else as it is. */
   revision: number;
   cursor: Uint8Array;
-  skipped: object[];
 }
 
 export type Merged = { kind: "merged"; put: number; deleted: number } | {
@@ -240,7 +248,7 @@ export async function mergePage(
   session: Session,
   place: Place,
   at: StreamRow,
-  commit: PageCommit,
+  commit: PageCommit & { columns: RowColumns; skipped: Skipped[] },
 ): Promise<Merged> {
   const { low, high, end } = textBounds(commit.page);
   const [row] = await session.run<
@@ -279,77 +287,44 @@ const FENCE_PAGE = `${
 } returning s.timeline`;
 
 /**
- * Copies a page into a range that holds no rows; false: it holds some, and nothing was written. The caller has applied
+ * Copies a page into a range that holds no rows; null: it holds some, and nothing was written. The caller has applied
  * no event since it asked for the page, so no tombstone can stand against a row of it.
  */
 export async function copyPage(
   session: Session,
   place: Place,
   at: StreamRow,
-  commit: PageCommit,
-): Promise<boolean> {
-  const { low, high, end } = textBounds(commit.page);
+  { page, revision, cursor }: PageCommit,
+  select: Selection,
+): Promise<Copied | null> {
+  const { low, high, end } = textBounds(page);
+  const copy = new PageCopy(page.keys, select, at.timeline);
   return await session.transaction(async () => {
-    const fence = await session.run("fence-page", FENCE_PAGE, [
-      ...guard(place, at),
-      commit.revision,
-      commit.page.revision,
-      commit.cursor,
-    ]);
-    expectOne(fence, place);
-    const [{ found }] = await session.run<{ found: boolean }>("range-holds-rows", RANGE_HOLDS_ROWS, [
-      low,
-      high,
-      commit.page.from,
-      end,
-    ]);
+    const values = [...guard(place, at), revision, page.revision, cursor];
+    expectOne(await session.run("fence-page", FENCE_PAGE, values), place);
+    const bounds = [low, high, page.from, end];
+    const [{ found }] = await session.run<{ found: boolean }>("range-holds-rows", RANGE_HOLDS_ROWS, bounds);
     if (found) throw new RangeNotEmpty();
-    await copyRows(session, commit.columns, at.timeline);
-    for (const detail of commit.skipped) await writeEvent(session, "key-skipped", at.timeline, { detail });
-    return true;
+    await copyRows(session, copy);
+    for (const detail of copy.copied.skipped) {
+      await writeEvent(session, "key-skipped", at.timeline, { detail });
+    }
+    return copy.copied;
   }).catch((error) => {
-    if (error instanceof RangeNotEmpty) return false;
+    if (error instanceof RangeNotEmpty) return null;
     throw error;
   });
 }
 
 class RangeNotEmpty extends Error {}
 
-const COPY_CHUNK = 1 << 20;
-
-async function copyRows(session: Session, rows: RowColumns, timeline: number): Promise<void> {
-  const copy = session.submit(
+async function copyRows(session: Session, copy: PageCopy): Promise<void> {
+  const sink = session.submit(
     copyFrom(
-      "copy etcd_kv (key, value, value_bytes, revision, create_revision, version, lease, timeline) from stdin",
+      "copy etcd_kv (key, value, value_bytes, revision, create_revision, version, lease, timeline) from stdin (format binary)",
     ),
   );
-  await pipeline(Readable.from(copyText(rows, timeline)), copy);
-}
-
-/** COPY's text format, in chunks of about a megabyte: a chunk for each row takes twice as long. */
-function* copyText(rows: RowColumns, timeline: number): Generator<Buffer> {
-  let chunk = "";
-  for (let i = 0; i < rows.keys.length; i++) {
-    const value = rows.values[i];
-    const bytes = rows.valueBytes[i];
-    chunk += `${copyField(rows.keys[i])}\t${value === null ? "\\N" : copyField(value)}\t${
-      bytes === null ? "\\N" : "\\\\x" + Buffer.from(bytes).toString("hex")
-    }\t${rows.revisions[i]}\t${rows.createRevisions[i]}\t${rows.versions[i]}\t${
-      rows.leases[i]
-    }\t${timeline}\n`;
-    if (chunk.length > COPY_CHUNK) {
-      yield Buffer.from(chunk);
-      chunk = "";
-    }
-  }
-  if (chunk) yield Buffer.from(chunk);
-}
-
-const COPY_SPECIAL = /[\\\n\r\t]/;
-const COPY_ESCAPES: Record<string, string> = { "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t" };
-
-function copyField(text: string): string {
-  return COPY_SPECIAL.test(text) ? text.replace(/[\\\n\r\t]/g, (c) => COPY_ESCAPES[c]) : text;
+  await pipeline(Readable.from(copy.chunks()), sink);
 }
 
 /** Ends a scan: from here on `revision` is a point that readers can use. */

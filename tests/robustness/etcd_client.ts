@@ -59,6 +59,7 @@ async function write(door: EtcdDoor, traffic: Traffic, n: number, leases: string
 
 function someKeys({ random, keys }: Traffic): Buffer[] {
   if (random.chance(0.003)) return random.sample(keys.wide, random.integer(5, 40));
+  if (random.chance(0.3)) return random.sample(keys.seldom, random.integer(5, 20));
   if (random.chance(0.1)) return [...random.sample(keys.etcd, 3), ...random.sample(keys.shared, 2)];
   return random.sample(keys.etcd, random.integer(1, 6));
 }

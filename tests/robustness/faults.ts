@@ -5,9 +5,13 @@
  * are on different things.
  */
 import type { Random } from "../support/random.ts";
+import { isWhole } from "../../lib/machine.ts";
+import { eventually } from "../support/eventually.ts";
+import { type Row, Session } from "../support/postgres.ts";
+import { hold } from "../support/run.ts";
 import { asFault } from "./audit.ts";
 import type { Instance } from "./instance.ts";
-import { type Direction, type Proxy } from "./proxy.ts";
+import type { Direction, Proxy, Slowness } from "./proxy.ts";
 import type { Recorder } from "./recorder.ts";
 import type { Site } from "./site.ts";
 
@@ -64,20 +68,42 @@ export const FAULTS: Record<string, Fault> = {
   // a Txn is on its way when its sender dies, and arrives when another leads: only the marker stops it
   "late-request": program(async ({ site, last }) => {
     const dying = await leader(site);
-    dying.etcd.hold("up");
-    await last(50, 500);
-    await dying.kill();
-    await last(1_000, 3_000);
-    dying.etcd.release();
+    await holding(dying.etcd, async () => {
+      await last(50, 500);
+      await dying.kill();
+      await last(1_000, 3_000);
+    });
   }),
   // the same of a living sender, which sees the answer
   "late-request-of-the-deposed": program(async ({ site, last }) => {
     const deposed = await leader(site);
-    deposed.etcd.hold("up");
-    await last(50, 500);
-    await depose(site);
-    await last(1_000, 3_000);
-    deposed.etcd.release();
+    await holding(deposed.etcd, async () => {
+      await last(50, 500);
+      await depose(site);
+      await last(1_000, 3_000);
+    });
+  }),
+  // the same in PostgreSQL: a turn of the drain, a commit of the mirror and a renewal arrive when another leads and has
+  // drained. Its way is long before it is held, so that a turn is on it; and writes wait when that arrives
+  "late-commit-of-the-deposed": program(async ({ site, last }) => {
+    await untilState(site, ({ state }) => isWhole(state)); // in a scan the drain rests
+    const { postgres } = await leader(site);
+    postgres.slow({ delayMs: 150 }, "up");
+    try {
+      await last(500, 1_000);
+      await holding(postgres, async () => {
+        const { epoch, batch_id } = (await site.world.state())!;
+        await depose(site);
+        await untilState(site, (row) => row.epoch > epoch && row.batch_id > batch_id + 1);
+        await using session = new Session(site.world.postgresDsn, { once: true });
+        const unlock = await hold(session, "select from etcd_sync_state for update");
+        postgres.release();
+        await last(300, 600);
+        await unlock();
+      });
+    } finally {
+      postgres.heal();
+    }
   }),
 
   "etcd-killed": on("etcd", async ({ site, last }) => {
@@ -94,26 +120,20 @@ export const FAULTS: Record<string, Fault> = {
     await site.etcd.etcd.compact(random.integer(Math.max(2, now - 500), now));
   }),
   // the watch is behind when its history goes: the scan runs under traffic
-  "compacted-behind-the-watch": on("etcd", async ({ site, recorder, last }) => {
-    for (const { etcd } of site.instances) etcd.hold("down");
-    await last(300, 2_000);
-    await site.etcd.etcd.compact(await recorder.logUpToNow(), false);
-    for (const { etcd } of site.instances) etcd.cut();
-    for (const { etcd } of site.instances) etcd.release();
-  }),
-  // the same with a slow PostgreSQL: pages wait for their merge, and events overtake them
-  "compacted-and-slow": on("etcd", async ({ site, recorder, last }) => {
-    for (const { etcd, postgres } of site.instances) {
-      etcd.hold("down");
-      postgres.slow({ delayMs: 40 }, "down");
-    }
-    await last(300, 1_000);
-    await site.etcd.etcd.compact(await recorder.logUpToNow(), false);
-    for (const { etcd } of site.instances) etcd.cut();
-    for (const { etcd } of site.instances) etcd.release();
-    await last(2_000, 4_000);
-    for (const { postgres } of site.instances) postgres.heal();
-  }),
+  "compacted-behind-the-watch": on("etcd", (scene) => loseHistory(scene, 2_000)),
+  // the same with a slow PostgreSQL: each step of the scan takes its time, and events arrive between any two
+  "compacted-and-slow": on("etcd", (scene) =>
+    slowly(scene, { delayMs: 40 }, "down", async () => {
+      await loseHistory(scene, 1_000);
+      await scene.last(2_000, 4_000);
+    })),
+  // the same on a narrow way to PostgreSQL: while a page of many keys is on it, the next is read ahead, and then its
+  // keys are put and deleted. Merged as it was read, it brings back what is gone, and takes away what is newer
+  "scan-overtaken": on("etcd", (scene) =>
+    slowly(scene, { bytesPerSecond: 500_000 }, "up", async () => {
+      await loseHistory(scene, 600);
+      await scene.last(5_000, 8_000);
+    })),
   // etcd answers nobody while it does so
   "defragmented": on("etcd", async ({ site }) => await site.etcd.etcd.defragment()),
   // the drain parks, the mirror goes on
@@ -211,6 +231,46 @@ async function leader(site: Site): Promise<Instance> {
   const leading = await site.leader();
   if (!leading) throw new Error("nobody leads");
   return leading;
+}
+
+/** The watches lag, and what they lag behind is compacted. */
+async function loseHistory({ site, recorder, last }: Scene, mostMs: number): Promise<void> {
+  for (const { etcd } of site.instances) etcd.hold("down");
+  try {
+    await last(300, mostMs);
+    await site.etcd.etcd.compact(await recorder.logUpToNow(), false);
+    for (const { etcd } of site.instances) etcd.cut();
+  } finally {
+    for (const { etcd } of site.instances) etcd.release();
+  }
+}
+
+/** While PostgreSQL is slow for all instances. */
+async function slowly(
+  { site }: Scene,
+  slowness: Slowness,
+  direction: Direction,
+  work: () => Promise<void>,
+): Promise<void> {
+  for (const { postgres } of site.instances) postgres.slow(slowness, direction);
+  try {
+    await work();
+  } finally {
+    for (const { postgres } of site.instances) postgres.heal();
+  }
+}
+
+async function untilState(site: Site, is: (row: Row) => boolean): Promise<void> {
+  await eventually(async () => is((await site.world.state())!), { timeoutMs: 15_000 });
+}
+
+async function holding(proxy: Proxy, work: () => Promise<void>): Promise<void> {
+  proxy.hold("up");
+  try {
+    await work();
+  } finally {
+    proxy.release();
+  }
 }
 
 function depose(site: Site): Promise<void> {

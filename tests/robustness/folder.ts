@@ -24,6 +24,7 @@ export async function writeFailure({ again, violations, run, site }: Failure): P
     await write(`program-${options.name}.log`, output.join("\n"));
   }
   await copy(site.postgres.log, join(folder, "postgres.log"));
+  await copy(site.etcd.log, join(folder, "etcd.log"));
   return folder;
 }
 

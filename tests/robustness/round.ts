@@ -3,7 +3,8 @@ import { pause } from "../support/eventually.ts";
 import type { Random } from "../support/random.ts";
 import { PROMISES, type Run, validate } from "../support/validators.ts";
 import { etcdClient } from "./etcd_client.ts";
-import { type Fault, FAULTS, type Scene } from "./faults.ts";
+import { FAULTS, type Scene } from "./faults.ts";
+import type { Lane } from "./lanes.ts";
 import { MOST_MEGABYTES } from "./memory.ts";
 import type { Recorder } from "./recorder.ts";
 import type { Site } from "./site.ts";
@@ -17,8 +18,8 @@ export interface RoundOptions {
   random: Random;
   /** Length of traffic and faults. */
   ms: number;
-  /** Names from FAULTS. */
-  faults: string[];
+  /** Names from FAULTS; faults of different lanes are injected at once. */
+  lanes: Lane[];
 }
 
 export interface RoundResult {
@@ -59,7 +60,7 @@ async function judge(recorder: Recorder): Promise<{ run?: Run; violations: strin
 async function traffic(
   site: Site,
   recorder: Recorder,
-  { random, ms, faults }: RoundOptions,
+  { random, ms, lanes }: RoundOptions,
   injected: Map<string, number>,
 ): Promise<number> {
   const end = performance.now() + ms;
@@ -72,7 +73,7 @@ async function traffic(
     etcdClient(site.etcd.dsn, { keys, going, name, random: random.fork() })
   );
   await Promise.all(
-    lanes(faults).map((lane) => injectAll(lane, { site, recorder, random: random.fork() }, going, injected)),
+    lanes.map((lane) => injectAll(lane, { site, recorder, random: random.fork() }, going, injected)),
   );
   recorder.clients.push(...(await Promise.all(clients)).flat());
   const records = await Promise.all(others);
@@ -80,15 +81,8 @@ async function traffic(
   return records.reduce((sum, { errors }) => sum + errors, 0);
 }
 
-/** Two at a time, never on the same thing: those on servers, and those on what is between. */
-function lanes(faults: string[]): string[][] {
-  const server = ({ on }: Fault) => on === "etcd" || on === "postgres";
-  return [faults.filter((name) => server(FAULTS[name])), faults.filter((name) => !server(FAULTS[name]))]
-    .filter((lane) => lane.length > 0);
-}
-
 async function injectAll(
-  names: string[],
+  lane: Lane,
   scene: Omit<Scene, "last">,
   going: () => boolean,
   injected: Map<string, number>,
@@ -101,7 +95,7 @@ async function injectAll(
   };
   await last(300, 1_500);
   while (going()) {
-    const name = scene.random.pick(names);
+    const name = lane.next().value;
     // what it is on may be down just now
     const done = await FAULTS[name].inject({ ...scene, last }).then(() => name, () => `${name}!`);
     injected.set(done, (injected.get(done) ?? 0) + 1);

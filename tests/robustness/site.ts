@@ -10,7 +10,6 @@
  */
 import { eventually } from "../support/eventually.ts";
 import type { Build } from "../support/program.ts";
-import { installed } from "../support/schema.ts";
 import { type OwnEtcd, ownEtcd } from "../support/servers.ts";
 import { type Op, World } from "../support/world.ts";
 import { installAudit } from "./audit.ts";
@@ -62,12 +61,12 @@ export class Site implements AsyncDisposable {
       }, new AsyncDisposableStack()),
     );
     await fill(world, cold);
-    await installed(world, { prefix: PREFIX });
-    await installAudit(world);
     const site = new Site(world, etcd, postgres, stack.move());
     try {
-      for (let i = 0; i < instances; i++) site.#start(String.fromCharCode(97 + i), build);
+      site.#start("a", build); // the program installs the schema: its own, with what a mutation has made of it
       await world.untilState("streaming", 60_000);
+      await installAudit(world);
+      for (let i = 1; i < instances; i++) site.#start(String.fromCharCode(97 + i), build);
       return site;
     } catch (error) {
       await site[Symbol.asyncDispose]();

@@ -62,7 +62,8 @@ export async function sqlClient(dsn: string, traffic: Traffic): Promise<ClientTr
   const done: ClientTransaction[] = [];
   let session = new Session(dsn, { once: true });
   for (let n = 0; traffic.going(); n++) {
-    const transaction = new Transaction(session, traffic, n);
+    const before = done.length ? traffic.random.pick(done.slice(-50)).writes.map(({ id }) => id) : [];
+    const transaction = new Transaction(session, traffic, n, before);
     done.push(await transaction.run());
     if (transaction.lost) {
       await session[Symbol.asyncDispose]();
@@ -82,9 +83,11 @@ class Transaction {
   readonly #traffic: Traffic;
   readonly #n: number;
   readonly #hot: Buffer[];
+  #retries = false;
   #wanted: Wanted = new Map();
 
-  constructor(session: Session, traffic: Traffic, n: number) {
+  /** @param before writes of an earlier transaction, which may have lost */
+  constructor(session: Session, traffic: Traffic, n: number, readonly before: number[]) {
     const { sql, shared } = traffic.keys;
     this.#hot = traffic.random.chance(0.15) ? [...sql, ...shared] : sql;
     this.#session = session;
@@ -95,7 +98,9 @@ class Transaction {
   async run(): Promise<ClientTransaction> {
     const began = performance.now();
     const { outcome, writes } = await this.#try();
-    return { outcome, began, ended: performance.now(), writes };
+    const ended = performance.now();
+    const wait = outcome === "committed" && writes.length > 0 && this.#traffic.random.chance(0.03);
+    return { outcome, began, ended, writes, waited: wait ? await this.#wait(writes[0].id) : undefined };
   }
 
   /** A commit without an answer is unknown; any other error means that it was rolled back. */
@@ -122,12 +127,27 @@ class Transaction {
     }
   }
 
+  /** A write that is not settled in time tells nothing, nor does a session that ends. */
+  async #wait(id: number): Promise<ClientTransaction["waited"]> {
+    try {
+      const [row] = await this.#session.sql(
+        "select id, status, result_revision from etcd_wait($1, '2 seconds')",
+        [id],
+      );
+      return row as ClientTransaction["waited"];
+    } catch (error) {
+      this.lost = (error as { code?: string }).code !== "ZE009";
+      return undefined;
+    }
+  }
+
   async #rollback(): Promise<void> {
     await this.#session.sql("rollback").catch(() => this.lost = true);
   }
 
   async #statements(): Promise<void> {
     const { random, keys } = this.#traffic;
+    if (random.chance(0.03)) return await this.#retry();
     if (random.chance(0.06)) return await this.#many(random.sample(keys.wide, random.integer(100, 300)));
     if (random.chance(0.1)) return await this.#many(random.sample(keys.wide, random.integer(5, 60)));
     for (let i = random.integer(1, 5); i > 0; i--) await this.#one();
@@ -139,6 +159,15 @@ class Transaction {
     if (random.chance(0.5)) return void await this.#session.sql("release part");
     await this.#session.sql("rollback to part");
     this.#wanted = kept;
+  }
+
+  /** Queues an earlier transaction again, where it has lost. */
+  async #retry(): Promise<void> {
+    this.#retries = true;
+    await this.#session.sql(
+      "select etcd_retry(id) from (select id from etcd_wal where id = any ($1) and status in ('conflict', 'failed') limit 1) w",
+      [this.before],
+    );
   }
 
   async #one(): Promise<void> {
@@ -158,6 +187,7 @@ class Transaction {
   }
 
   async #written(): Promise<ClientTransaction["writes"]> {
+    if (this.#retries) return []; // they are somebody's already
     const rows = await this.#session.sql(
       "select id, key from etcd_wal where txid = pg_current_xact_id_if_assigned() and ts = transaction_timestamp()",
     );

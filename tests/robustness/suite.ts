@@ -3,6 +3,7 @@ import type { Build } from "../support/program.ts";
 import { type Random, random } from "../support/random.ts";
 import { writeFailure } from "./folder.ts";
 import { Recorder } from "./recorder.ts";
+import { dealt, faultLanes, type Lane } from "./lanes.ts";
 import { playRound, type RoundResult } from "./round.ts";
 import { Site } from "./site.ts";
 
@@ -34,6 +35,8 @@ export interface Totals {
 }
 
 const ROUNDS_A_SITE = 3;
+/** Of one site after another. The mirror's pages begin with 10,000 keys: of 32,000 the third holds what the traffic writes, and is read ahead. */
+const COLD_KEYS = [32_000, 0, 32_000, 500];
 
 export async function runSuite(options: SuiteOptions): Promise<Totals> {
   const totals: Totals = {
@@ -51,14 +54,18 @@ export async function runSuite(options: SuiteOptions): Promise<Totals> {
   const going = () =>
     totals.passed + totals.failed < (options.rounds ?? Infinity) && performance.now() < end &&
     !(options.untilFailure && totals.failed > 0);
-  while (going()) await playSite(options, dice.fork(), going, totals);
+  const lanes = faultLanes(options.faults).map((names) => dealt(names, dice.fork()));
+  for (let site = 0; going(); site++) {
+    const cold = COLD_KEYS[site % COLD_KEYS.length];
+    await playSite(options, { dice: dice.fork(), lanes, cold }, going, totals);
+  }
   return totals;
 }
 
 /** A few rounds on one site; a round that fails is its last. */
 async function playSite(
   options: SuiteOptions,
-  dice: Random,
+  { dice, lanes, cold }: { dice: Random; lanes: Lane[]; cold: number },
   going: () => boolean,
   totals: Totals,
 ): Promise<void> {
@@ -66,14 +73,14 @@ async function playSite(
     build: options.build,
     postgresBin: options.postgresBin,
     instances: dice.integer(2, 3),
-    cold: dice.pick([0, 500, 32_000]),
+    cold,
   });
   await using recorder = new Recorder(site);
   for (let i = 0; i < ROUNDS_A_SITE && going(); i++) {
     const random = dice.fork();
     const ms = random.integer(...options.roundMs);
     const before = { snapshots: recorder.taken, events: recorder.events, clients: recorder.clients.length };
-    const result = await playRound(site, recorder, { random, ms, faults: options.faults });
+    const result = await playRound(site, recorder, { random, ms, lanes });
     const counts = {
       snapshots: recorder.taken - before.snapshots,
       events: recorder.events - before.events,

@@ -10,6 +10,8 @@ export interface Keys {
   /** Written by one side only: they arrive. */
   sql: Buffer[];
   etcd: Buffer[];
+  /** Written by the etcd side only, and each so seldom that what a scan makes of it is still there at its end. */
+  seldom: Buffer[];
   /** For large transactions; the etcd side writes them seldom. */
   wide: Buffer[];
 }
@@ -33,6 +35,7 @@ export function trafficKeys(prefix: string): Keys {
     shared: [...nasty.slice(0, 5), ...plain("shared", 5)],
     sql: [...nasty.slice(5, 15), ...plain("sql", 20)],
     etcd: [...nasty.slice(15), ...plain("etcd", 10)],
+    seldom: plain("seldom", 300),
     wide: plain("wide", 320),
   };
 }

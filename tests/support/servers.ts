@@ -64,6 +64,8 @@ export async function tempDir(): Promise<AsyncDisposable & { path: string }> {
 export interface OwnEtcd extends AsyncDisposable {
   dsn: string;
   etcd: EtcdDoor;
+  /** Where it logs (each start begins the file anew). */
+  log: string;
   /** SIGSTOP and SIGCONT. */
   freeze(): void;
   wake(): void;
@@ -112,7 +114,7 @@ export async function ownEtcd(args: string[] | ((port: number) => string[]) = []
     return startEtcd({ binary, dir: join(dir.path, "etcd"), args: [...fastEtcd, ...peers, ...own], port });
   };
   let server: EtcdServer | undefined = await run(freePort());
-  const { port, dsn } = server;
+  const { port, dsn, log } = server;
   stack.defer(async () => {
     if (server) Deno.kill(server.pid, "SIGCONT");
     await server?.stop();
@@ -122,6 +124,7 @@ export async function ownEtcd(args: string[] | ((port: number) => string[]) = []
   return {
     dsn,
     etcd,
+    log,
     freeze: () => Deno.kill(server!.pid, "SIGSTOP"),
     wake: () => Deno.kill(server!.pid, "SIGCONT"),
     async stop() {

@@ -96,6 +96,8 @@ export interface WalEntry {
   expected_revision: number | null;
   result_revision: number | null;
   error_message: string | null;
+  /** Times that it was queued again, by `etcd_retry`. */
+  retry_count?: number;
 }
 
 /** What a client did in one transaction, as it knows it itself. */
@@ -107,6 +109,8 @@ export interface ClientTransaction {
   ended: number;
   /** The last write of each key. `value` null = delete. */
   writes: { id: number; key: string; value: Buffer | null }[];
+  /** What `etcd_wait` has answered after the commit. */
+  waited?: { id: number; status: string; result_revision: number | null };
 }
 
 /** A put of the marker. */
@@ -252,7 +256,18 @@ function isRowOf({ key, value }: { key: string; value: Buffer | null }, row: Wal
 function clientsAndWal({ wal, clients }: Pick<Run, "wal" | "clients">): Violation[] {
   const violations: Violation[] = [];
   const rows = new Map(wal.map((row) => [row.id, row]));
-  for (const { outcome, writes } of clients) {
+  for (const { outcome, writes, waited } of clients) {
+    const told = waited?.status === "success" ? rows.get(waited.id) : undefined;
+    if (told && (told.status !== "success" || told.result_revision !== waited!.result_revision)) {
+      violations.push(
+        broken(
+          2,
+          `write ${told.id} was waited for and told success at ${
+            waited!.result_revision
+          }, and is ${told.status} at ${told.result_revision}`,
+        ),
+      );
+    }
     // a crash of PostgreSQL gives out again the tickets of a transaction that never committed
     const found = writes.filter((write) => isRowOf(write, rows.get(write.id)));
     if (outcome === "unknown" && found.length > 0 && found.length < writes.length) {
@@ -388,12 +403,12 @@ export function oneTransaction({ wal, clients, split }: Pick<Run, "wal" | "clien
   return [...violations, ...inOrder(wal, clients)];
 }
 
-/** Who began after another had committed arrives with it or after it. */
+/** Who began after another had committed arrives with it or after it; what was queued again has a new place. */
 function inOrder(wal: WalEntry[], clients: ClientTransaction[]): Violation[] {
   const rows = new Map(wal.map((row) => [row.id, row]));
   const arrived = clients.filter(({ outcome }) => outcome === "committed").flatMap((client) => {
     const revisions = client.writes.flatMap(({ id }) =>
-      rows.get(id)?.status === "success" ? [rows.get(id)!.result_revision!] : []
+      rows.get(id)?.status === "success" && !rows.get(id)!.retry_count ? [rows.get(id)!.result_revision!] : []
     );
     return revisions.length
       ? [{ ...client, first: Math.min(...revisions), last: Math.max(...revisions) }]

@@ -3,12 +3,12 @@ import { Buffer } from "node:buffer";
 import fc from "fast-check";
 import { concat, keyText, prefixEnd, successor } from "../../lib/core/codec.ts";
 import {
-  type EventColumns,
   foldEvents,
   foldPage,
   mirroredKey,
+  newerProbe,
+  newestRow,
   probeAfter,
-  probeAfterPage,
   textBounds,
 } from "../../lib/core/plan.ts";
 import type { Event, KeyValue } from "../../lib/core/words.ts";
@@ -164,14 +164,15 @@ Deno.test("probeAfter() names a row that etcd has at the batch's end, whatever t
   }));
 });
 
-Deno.test("probeAfterPage() is the newest row of the pages", strict, () => {
-  const columns = (...kvs: KeyValue[]) => foldPage(kvs, all).columns;
-  assert.deepEqual(probeAfterPage(null, columns(kv("/a", 3), kv("/b", 1))), { key: "/a", revision: 3 });
-  assert.deepEqual(probeAfterPage({ key: "/x", revision: 5 }, columns(kv("/a", 3))), {
-    key: "/x",
-    revision: 5,
-  });
-  assert.equal(probeAfterPage(null, columns() as EventColumns), null);
+Deno.test("newestRow() of a page, and the newer of two", strict, () => {
+  const newest = (...kvs: KeyValue[]) => newestRow(foldPage(kvs, all).columns);
+  assert.deepEqual(newest(kv("/a", 3), kv("/b", 1)), { key: "/a", revision: 3 });
+  assert.equal(newest(), null);
+  const [older, newer] = [{ key: "/a", revision: 3 }, { key: "/x", revision: 5 }];
+  for (const [a, b] of [[older, newer], [newer, older], [newer, null], [null, newer]] as const) {
+    assert.deepEqual(newerProbe(a, b), newer);
+  }
+  assert.equal(newerProbe(null, null), null);
 });
 
 Deno.test("textBounds() are never narrower than the range, for keys that are text", strict, () => {

@@ -161,7 +161,7 @@ function good(): Run & {
     snapshots,
     wal: Object.values(rows),
     clients: [
-      client(1, "chain"),
+      { ...client(1, "chain"), waited: { id: 1, status: "success", result_revision: first } },
       client(3, "chained"),
       client(3, "pair"),
       client(5, "pair2", "cas", "gone"),
@@ -336,6 +336,12 @@ const bad: [PromiseNumber, string, (run: Good) => void, RegExp][] = [
     run.rows.chain.transaction = run.rows.chained.transaction = "t1";
     run.rows.chain.status = "conflict";
   }, /a part of transaction t1 arrived after one that did not/],
+  [
+    2,
+    "a write that etcd_wait has shown elsewhere",
+    (run) => void (run.clients[2].waited = { id: 3, status: "success", result_revision: 13 }),
+    /write 3 was waited for and told success at 13, and is success at 14/,
+  ],
   [3, "a later transaction that overtakes", (run) => {
     [run.clients[0].began, run.clients[0].ended] = [8, 9];
   }, /write 1 began after write 4 had committed, and arrived before it: 13 < 17/],
@@ -493,3 +499,10 @@ Deno.test(
     assert.deepEqual(validate(run), []);
   },
 );
+
+Deno.test("what etcd_retry queues again has a new place in the order", strict, () => {
+  const run = good();
+  [run.clients[0].began, run.clients[0].ended] = [8, 9];
+  run.rows.chain.retry_count = 1;
+  assert.deepEqual(validate(run), []);
+});
