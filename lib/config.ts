@@ -3,6 +3,7 @@ import { asText, keyText } from "./core/codec.ts";
 import { Fatal } from "./errors.ts";
 import type { EtcdOptions } from "./etcd/client.ts";
 import { ETCDCTL_VARIABLES, readEtcdDsn } from "./etcd/dsn.ts";
+import type { Address } from "./pages.ts";
 import type { LogOptions } from "./log.ts";
 import { POSTGRES_VARIABLES, readTarget as readPostgresTarget } from "./postgres/dsn.ts";
 import type { Retention } from "./postgres/keep.ts";
@@ -40,6 +41,8 @@ export interface Config extends Target {
   walLimit: number | null;
   /** null = never. */
   verifyEveryMs: number | null;
+  /** undefined = no pages. */
+  listen: Address | undefined;
   /** All of it as it was given, and where. */
   settings: Settings;
 }
@@ -73,6 +76,7 @@ export function configOf(settings: Settings, env: Environment): Config {
     },
     walLimit: value(settings, "wal-limit"),
     verifyEveryMs: value(settings, "verify-every"),
+    listen: value(settings, "listen"),
     settings,
   };
 }

@@ -8,13 +8,15 @@ import { serverVersion } from "./etcd/kv.ts";
 import type { Log } from "./log.ts";
 import { type PostgresOptions, Session } from "./postgres/client.ts";
 import { isInstalled } from "./postgres/migrate.ts";
+import { Troubles } from "./troubles.ts";
 
-export function postgresOptions(config: StreamPlace, log: Log): PostgresOptions {
+export function postgresOptions(config: StreamPlace, troubles: Troubles): PostgresOptions {
   return {
     dsn: config.postgresDsn,
     schema: config.schema,
     applicationName: `etcd-pg-sync ${config.stream}`.slice(0, 63),
-    blocked: (by) => log.warn({ code: "EPS-706", by }, "locks of other sessions stand in the way; trying on"),
+    blocked: (by) =>
+      troubles.tell("locks", { code: "EPS-706", by }, "locks of other sessions stand in the way; trying on"),
   };
 }
 
@@ -59,7 +61,7 @@ export async function withBoth<T>(config: Target, use: () => Promise<T>): Promis
 export async function openInstalled(config: StreamPlace, log: Log): Promise<Session> {
   return await withPostgres(config, async () => {
     await using opened = new AsyncDisposableStack();
-    const session = opened.use(await Session.open(postgresOptions(config, log)));
+    const session = opened.use(await Session.open(postgresOptions(config, new Troubles(log))));
     if (!await isInstalled(session, config.schema)) {
       throw new Fatal(
         "EPS-101",

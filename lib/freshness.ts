@@ -47,6 +47,7 @@ export class FreshnessProof implements Disposable {
       const at = performance.now();
       try {
         const { revision } = await readKey(stream.kv, readableKey(stream));
+        stream.telemetry.vitals.etcd = { revision, answeredAt: performance.now() };
         this.#asked.push({ at, revision });
         if (this.#asked.length > MOST_ASKED) this.#asked.shift();
         follower.expect(revision);

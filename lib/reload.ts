@@ -10,6 +10,7 @@ import type { Settings } from "./settings/read.ts";
 import { sourceText } from "./settings/source.ts";
 import { type Name, NAMES, setting } from "./settings/table.ts";
 import { gateOf, settingsOf, type Stream } from "./stream.ts";
+import { Troubles } from "./troubles.ts";
 
 /** @param reread what is configured by now */
 export function reloader(stream: Stream, running: Config, reread: () => Config): () => Promise<void> {
@@ -62,7 +63,7 @@ function etcdServers({ etcd, prefix }: Config): string {
 /** First of all, since it can fail. */
 async function writeGate(running: Config, next: Config, log: Log): Promise<void> {
   if (JSON.stringify(gateOf(running)) === JSON.stringify(gateOf(next))) return;
-  await using session = await Session.open(postgresOptions(next, log));
+  await using session = await Session.open(postgresOptions(next, new Troubles(log)));
   await setGate(session, gateOf(next));
 }
 

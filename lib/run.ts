@@ -2,6 +2,7 @@
 import type { Control } from "./control.ts";
 import { codeOf, Fatal, kindOf, LostPlace, sentence } from "./errors.ts";
 import { drain, waitForWal } from "./flow/drain.ts";
+import { EtcdError } from "./etcd/client.ts";
 import { keep } from "./flow/keep.ts";
 import { lead } from "./flow/lead.ts";
 import { mirror } from "./flow/mirror.ts";
@@ -13,8 +14,9 @@ import { isWhole, next, type Outcome, type State } from "./machine.ts";
 import { readStream, startScanAgain, startTimeline, stopDraining } from "./postgres/state.ts";
 import { readKey } from "./etcd/kv.ts";
 import { type Leadership, readableKey, type Stream } from "./stream.ts";
+import type { Vitals } from "./telemetry/vitals.ts";
 
-/** A leadership that lasted so long was a healthy sign. */
+/** A leadership, or a wait for one, that lasted so long was a healthy sign. */
 const HEALTHY_MS = 10_000;
 
 /** Runs a stream until `signal` aborts. Whatever breaks, it begins again as a new leader, or a standby. */
@@ -32,29 +34,36 @@ export async function runStream(stream: Stream, signal: AbortSignal): Promise<vo
 
 async function leadAgain(stream: Stream, signal: AbortSignal): Promise<void> {
   const backoff = new Backoff();
+  const { vitals } = stream.telemetry;
   while (!signal.aborted) {
-    let led = performance.now();
     try {
       await using leadership = await lead(stream, signal);
-      led = performance.now();
+      vitals.leads(leadership.at, leadership.control);
       await work(stream, leadership, AbortSignal.any([signal, leadership.lost]));
       if (leadership.lost.aborted && !signal.aborted) throw leadership.lost.reason;
     } catch (error) {
       if (signal.aborted) return;
       if (error instanceof Fatal) throw error;
-      if (performance.now() - led > HEALTHY_MS) backoff.reset();
-      const level = backoff.attempts === 0 ? "warn" : "debug"; // one line an episode
-      stream.log[level]({
-        code: codeOf(error),
-        error: sentence(error),
-        kind: error instanceof LostPlace ? "lost-place" : kindOf(error),
-      }, "begins anew");
+      if (hadPlace(vitals) && performance.now() - vitals.since > HEALTHY_MS) backoff.reset();
+      const kind = error instanceof LostPlace ? "lost-place" : kindOf(error);
+      vitals.fails(sentence(error));
+      stream.telemetry.failed(kind);
+      if (kind === "connection") stream.telemetry.reconnects(serverOf(error));
+      stream.troubles.tell("place", { code: codeOf(error), error: sentence(error), kind }, "begins anew");
       if (!(error instanceof LostPlace) && kindOf(error) === "runtime") {
         stream.log.debug({ stack: (error as Error).stack }, "stack");
       }
       await backoff.pause(signal);
     }
   }
+}
+
+function hadPlace({ role }: Vitals): boolean {
+  return role === "leader" || role === "standby";
+}
+
+function serverOf(error: unknown): "postgres" | "etcd" {
+  return error instanceof EtcdError ? "etcd" : "postgres";
 }
 
 async function work(stream: Stream, leadership: Leadership, signal: AbortSignal): Promise<void> {
@@ -138,6 +147,7 @@ function move(stream: Stream, from: State, outcome: Outcome): State {
   const to = next(from, outcome);
   const level = outcome === "wal-waiting" || outcome === "wal-empty" ? "debug" : "info";
   stream.log[level]({ from, outcome, to }, "state changed");
+  stream.telemetry.changed(outcome);
   return to;
 }
 

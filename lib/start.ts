@@ -1,18 +1,18 @@
 /** `start`: from a configuration to a running stream. */
-import { type Config, identity, withoutSecrets } from "./config.ts";
-import { checkedEtcdVersion, postgresOptions, withEtcd, withPostgres } from "./connect.ts";
-import { MAX_KEY_BYTES } from "./core/plan.ts";
-import { kindOf } from "./errors.ts";
-import { EtcdClient } from "./etcd/client.ts";
-import { readKey, readRange } from "./etcd/kv.ts";
+import manifest from "../deno.json" with { type: "json" };
+import type { Config } from "./config.ts";
+import { postgresOptions } from "./connect.ts";
 import { Hangups } from "./lifecycle.ts";
 import type { Log } from "./log.ts";
-import { type PostgresOptions, Session } from "./postgres/client.ts";
-import { migrate } from "./postgres/migrate.ts";
-import { ensureStream, hasLeader, setGate } from "./postgres/state.ts";
+import { openStream } from "./open.ts";
+import { type Pages, servePages } from "./pages.ts";
 import { reloader } from "./reload.ts";
 import { runStream } from "./run.ts";
-import { gateOf, markerKey, prefixRange, settingsOf, type Stream } from "./stream.ts";
+import { StatusReader, statusTarget } from "./status.ts";
+import { openTelemetry } from "./telemetry/open.ts";
+import type { Telemetry } from "./telemetry/telemetry.ts";
+import { alive, ready } from "./telemetry/vitals.ts";
+import { Troubles } from "./troubles.ts";
 
 /**
  * Runs until `signal` aborts.
@@ -27,71 +27,41 @@ export async function start(
 ): Promise<void> {
   await using opened = new AsyncDisposableStack();
   const hangups = reread && opened.use(new Hangups());
-  const stream = await openStream(config, log, opened);
+  const troubles = new Troubles(log);
+  const postgres = postgresOptions(config, troubles);
+  const { telemetry, page } = opened.use(
+    await openTelemetry({
+      stream: config.stream,
+      version: manifest.version,
+      freshTimeoutMs: config.freshTimeoutMs,
+      postgres,
+      log,
+      troubles,
+      listens: config.listen !== undefined,
+    }),
+  );
+  signal.addEventListener("abort", () => telemetry.vitals.stops(), { once: true });
+  if (config.listen) {
+    const reader = opened.use(new StatusReader(statusTarget(config)));
+    opened.use(servePages(config.listen, pages(config, telemetry, page!, reader), log));
+  }
+  const stream = await openStream(config, { log, troubles, telemetry, postgres }, opened);
   hangups?.each(reloader(stream, config, reread!));
   await runStream(stream, signal);
 }
 
-/**
- * Installs what is missing, and connects; `opened` closes the connections. `guest`: where another instance leads, writers
- * are held to what that one was told.
- * @throws {Fatal} with an exit code, where the stream cannot be run
- */
-export async function openStream(
+function pages(
   config: Config,
-  log: Log,
-  opened: AsyncDisposableStack,
-  { guest = false } = {},
-): Promise<Stream> {
-  const kv = opened.adopt(new EtcdClient(config.etcd), (client) => client.close());
-  const watch = opened.adopt(new EtcdClient(config.etcd), (client) => client.close());
-  const postgres = postgresOptions(config, log);
-  await withPostgres(config, () => install(config, postgres, log, guest));
-  const server = await withEtcd(config, async () => {
-    const server = await checkedEtcdVersion(config, kv, log);
-    await checkRights(config, kv);
-    return server;
-  });
+  { vitals }: Telemetry,
+  metrics: () => Promise<string>,
+  reader: StatusReader,
+): Pages {
+  let reading: ReturnType<StatusReader["read"]> | undefined;
   return {
-    settings: settingsOf(config),
-    select: { prefix: config.prefix, maxKeyBytes: MAX_KEY_BYTES },
-    postgres,
-    kv,
-    watch,
-    server,
-    log,
-    fragment: false,
+    metrics,
+    healthz: () => alive(vitals),
+    readyz: () => ready(vitals, config.freshTimeoutMs),
+    // who asks meanwhile gets the same answer
+    status: () => reading ??= reader.read().finally(() => reading = undefined),
   };
-}
-
-async function install(
-  config: Config,
-  postgres: PostgresOptions,
-  log: Log,
-  guest: boolean,
-): Promise<void> {
-  await using session = await Session.open(postgres);
-  const { applied } = await migrate(session, config.schema);
-  await ensureStream(session, identity(config));
-  if (!guest || !await hasLeader(session)) await setGate(session, gateOf(config));
-  const [{ version }] = await session.run<{ version: string }>(
-    "server-version",
-    "select current_setting('server_version') as version",
-  );
-  const where = withoutSecrets(config.postgresDsn);
-  log.info(
-    { postgres: where, version, schema: config.schema, migrations: applied },
-    "connected to PostgreSQL",
-  );
-}
-
-/** Who may not read will not mirror, however long it tries. A server that does not answer now is waited for. */
-async function checkRights(config: Config, kv: EtcdClient): Promise<void> {
-  const { from, to } = prefixRange(config.prefix);
-  try {
-    await readRange(kv, from, to, 1);
-    if (!config.oneWay) await readKey(kv, markerKey(config.stream));
-  } catch (error) {
-    if (kindOf(error) === "permission") throw error;
-  }
 }

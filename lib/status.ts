@@ -1,4 +1,5 @@
 /** Looking at both servers, one of which may be down; a running instance is not needed for it. */
+import { type Target, withoutSecrets } from "./config.ts";
 import { advise, exitOf } from "./core/advise.ts";
 import { keyText } from "./core/codec.ts";
 import type { EtcdSide, Failure, PostgresSide, Status } from "./core/status.ts";
@@ -16,6 +17,26 @@ export interface StatusTarget {
   postgresAddress: string;
   etcd: EtcdOptions;
   prefix: Uint8Array;
+}
+
+/** A server that answers no sooner is one that hangs. */
+const STATEMENT_SECONDS = 5;
+
+/** What is looked at, on a session of its own that no holder's place is told by. */
+export function statusTarget(target: Target): StatusTarget {
+  const { stream, schema, postgresDsn, etcd, prefix } = target;
+  return {
+    stream,
+    postgres: {
+      dsn: postgresDsn,
+      schema,
+      statementSeconds: STATEMENT_SECONDS,
+      applicationName: `etcd-pg-sync ${stream} status`.slice(0, 63),
+    },
+    postgresAddress: withoutSecrets(postgresDsn),
+    etcd,
+    prefix,
+  };
 }
 
 /** Looks as often as it is asked to; sessions are kept in between, and made anew where they broke. */

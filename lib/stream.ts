@@ -13,6 +13,8 @@ import type { ServerClock } from "./postgres/clock.ts";
 import type { Retention } from "./postgres/keep.ts";
 import type { Gate, Place, StreamRow } from "./postgres/state.ts";
 import type { Limits } from "./postgres/wal.ts";
+import type { Telemetry } from "./telemetry/telemetry.ts";
+import type { Troubles } from "./troubles.ts";
 
 /** etcd's default for a request (--max-request-bytes is 1.5 MiB), less the marker and the framing. */
 export const MAX_TXN_BYTES = 1_500_000;
@@ -46,6 +48,9 @@ export interface Stream {
   /** What the server's version asks for, see lib/core/version.ts. */
   server: EtcdVersion;
   log: Log;
+  /** What may be told again and again goes there, and to the log once an episode. */
+  troubles: Troubles;
+  telemetry: Telemetry;
   /** A watch response was larger than a message may be: etcd has to send it in fragments, which costs it more. */
   fragment: boolean;
 }

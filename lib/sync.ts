@@ -1,6 +1,6 @@
 /** `sync`: runs a stream until both sides are together, once. Where another instance leads, that one brings them there. */
 import type { Config } from "./config.ts";
-import { withBoth } from "./connect.ts";
+import { postgresOptions, withBoth } from "./connect.ts";
 import { Fatal, kindOf } from "./errors.ts";
 import { readKey } from "./etcd/kv.ts";
 import { sleep } from "./lifecycle.ts";
@@ -9,8 +9,10 @@ import { isWhole } from "./machine.ts";
 import { Session } from "./postgres/client.ts";
 import { hasLeader } from "./postgres/state.ts";
 import { type Loss, readLosses, readStanding, readWaiting, type Standing } from "./postgres/sync.ts";
+import { openStream } from "./open.ts";
 import { runStream } from "./run.ts";
-import { openStream } from "./start.ts";
+import { Telemetry } from "./telemetry/telemetry.ts";
+import { Troubles } from "./troubles.ts";
 import { prefixRange, type Stream } from "./stream.ts";
 import { type Verdict, verify } from "./verify.ts";
 
@@ -53,7 +55,14 @@ export async function syncOnce(
   const from = performance.now();
   await using opened = new AsyncDisposableStack();
   // one run compares where it is asked to, not as often as a daemon
-  const stream = await openStream({ ...config, verifyEveryMs: null }, log, opened, { guest: true });
+  const troubles = new Troubles(log);
+  const told = {
+    log,
+    troubles,
+    telemetry: new Telemetry(config.stream),
+    postgres: postgresOptions(config, troubles),
+  };
+  const stream = await openStream({ ...config, verifyEveryMs: null }, told, opened, { guest: true });
   return await withBoth(config, async () => {
     const run = new Run(stream);
     await using _ = run;

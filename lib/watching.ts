@@ -48,10 +48,8 @@ export function endOf(stream: Stream, follower: Follower): "history-lost" | "his
     throw end.error;
   }
   if (end) {
-    stream.log.warn(
-      { code: end.kind === "history-lost" ? "EPS-702" : "EPS-612", ...end },
-      "the watch cannot go on",
-    );
+    const code = end.kind === "history-lost" ? "EPS-702" : "EPS-612";
+    stream.troubles.tell(end.kind, { code, ...end }, "the watch cannot go on");
   }
   return end?.kind ?? null;
 }

@@ -8,6 +8,7 @@ import { readTarget } from "../postgres/dsn.ts";
 import { isInstalled } from "../postgres/migrate.ts";
 import { installedStream, type PostgresRights, readRights } from "../postgres/rights.ts";
 import { broken, type Finding } from "./finding.ts";
+import { Troubles } from "../troubles.ts";
 
 const server = "PostgreSQL";
 
@@ -18,7 +19,7 @@ export async function checkPostgres(
 ): Promise<{ findings: Finding[]; streamId?: string }> {
   const where = `'${withoutSecrets(config.postgresDsn)}'`;
   try {
-    await using session = await Session.open(postgresOptions(config, log));
+    await using session = await Session.open(postgresOptions(config, new Troubles(log)));
     return await ask(session, config, where);
   } catch (error) {
     return { findings: [broken(server, `at ${where}`, error, connectRemedy(config, error))] };

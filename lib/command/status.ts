@@ -5,12 +5,10 @@ import { screen } from "../core/screen.ts";
 import type { Status } from "../core/status.ts";
 import { guardTransport } from "../etcd/guard.ts";
 import { sleep, stopSignal } from "../lifecycle.ts";
-import { StatusReader } from "../status.ts";
+import { StatusReader, statusTarget } from "../status.ts";
 import { connectionOptions, type Format, formatOption } from "./options.ts";
 
 const WATCH_MS = 1_000;
-/** A server that answers no sooner is one that hangs. */
-const STATEMENT_SECONDS = 5;
 
 interface Flags extends SettingFlags {
   format: Format;
@@ -27,20 +25,8 @@ export function addStatus(program: Command): void {
 }
 
 async function run(flags: Flags): Promise<void> {
-  const target = readTarget(flags);
   guardTransport(() => {});
-  await using reader = new StatusReader({
-    stream: target.stream,
-    postgres: {
-      dsn: target.postgresDsn,
-      schema: target.schema,
-      statementSeconds: STATEMENT_SECONDS,
-      applicationName: `etcd-pg-sync ${target.stream} status`.slice(0, 63),
-    },
-    postgresAddress: withoutSecrets(target.postgresDsn),
-    etcd: target.etcd,
-    prefix: target.prefix,
-  });
+  await using reader = new StatusReader(statusTarget(readTarget(flags)));
   const status = flags.watch ? await watch(reader, flags.format) : await reader.read();
   if (!flags.watch) console.log(rendered(status, flags.format));
   Deno.exitCode = status.exit_code;

@@ -17,6 +17,7 @@ import { type Synced, syncOnce } from "../sync.ts";
 import { compareWithNow, countOf, type Found } from "../verify.ts";
 import { connectionOptions, type Format, formatOption, streamOptions } from "./options.ts";
 import { differenceLines, many, print, verdictJson, verdictLines } from "./report.ts";
+import { Troubles } from "../troubles.ts";
 
 interface Flags extends SettingFlags {
   full?: boolean;
@@ -108,7 +109,7 @@ async function dryRun(
   signal: AbortSignal,
   progress: (keys: number, remaining: number) => void,
 ): Promise<Plan> {
-  const postgres = postgresOptions(config, log);
+  const postgres = postgresOptions(config, new Troubles(log));
   const { installed, pending } = await withPostgres(config, async () => {
     await using session = await Session.open(postgres);
     const installed = await isInstalled(session, config.schema);

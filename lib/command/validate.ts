@@ -15,6 +15,7 @@ import { refuse } from "../settings/read.ts";
 import { countOf, type Verdict, verify, type VerifyOptions } from "../verify.ts";
 import { connectionOptions, type Format, formatOption } from "./options.ts";
 import { print, verdictJson, verdictLines } from "./report.ts";
+import { Troubles } from "../troubles.ts";
 
 interface Flags extends SettingFlags {
   fix?: boolean;
@@ -93,7 +94,7 @@ async function validate(target: Target, log: Log, options: VerifyOptions): Promi
   opened.defer(() => progress.stop());
   const sides = {
     kv,
-    postgres: postgresOptions(target, log),
+    postgres: postgresOptions(target, new Troubles(log)),
     select: { prefix: target.prefix, maxKeyBytes: MAX_KEY_BYTES },
     log,
   };

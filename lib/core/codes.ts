@@ -349,6 +349,17 @@ const NOTICES = {
     meaning: "SIGHUP: a setting was changed that cannot change at run time. The old value stays in force.",
     advice: "Restart the instances, one after another.",
   },
+  "EPS-719": {
+    name: "telemetry-not-sent",
+    meaning: "What is measured could not be sent over OTLP. Nothing else is held up by it.",
+    advice: "The line has the collector's answer; check `OTEL_EXPORTER_OTLP_ENDPOINT`.",
+  },
+  "EPS-720": {
+    name: "telemetry-protocol",
+    meaning:
+      "`OTEL_EXPORTER_OTLP_PROTOCOL` names a protocol that this program does not speak; it sends http/protobuf.",
+    advice: "Set it to `http/protobuf`, and the endpoint to the collector's port for it.",
+  },
 };
 
 const SQL = {

@@ -4,9 +4,13 @@ import type { Event } from "./words.ts";
 /** What one commit takes: all events up to and including revision `to`. */
 export interface Batch {
   events: Event[];
+  /** Of their keys and values. */
+  bytes: number;
   to: number;
 }
 
+/** What an event takes beside its key and value, about. */
+const EVENT_BYTES = 64;
 /** Ten rounds of etcd's loop for watchers that are behind (100 ms, mvcc's syncWatchersLoop). */
 const CAREFUL_MS = 1_000;
 
@@ -59,7 +63,7 @@ export class Inbox {
 
   #close(events: Event[]): void {
     for (const event of events) {
-      const size = event.kv.key.length + event.kv.value.length + 64;
+      const size = event.kv.key.length + event.kv.value.length + EVENT_BYTES;
       let last = this.#closed.at(-1);
       if (last?.revision !== event.kv.modRevision) {
         last = { revision: event.kv.modRevision, events: [], bytes: 0 };
@@ -109,6 +113,6 @@ export class Inbox {
       this.position = Math.max(this.position, this.#progress);
       this.#proved = false;
     }
-    return { events, to: this.position };
+    return { events, bytes: bytes - events.length * EVENT_BYTES, to: this.position };
   }
 }

@@ -17,6 +17,7 @@ import { Backoff, sleep } from "../lifecycle.ts";
 import { next } from "../machine.ts";
 import { isWaiting, park, settledWrites, type Settlement, turn, unpark } from "../postgres/wal.ts";
 import { type Leadership, markerKey, type Stream } from "../stream.ts";
+import { BatchTrace } from "../telemetry/batch_trace.ts";
 
 const POLL_FIRST_MS = 10;
 const POLL_MOST_MS = 1_000;
@@ -55,26 +56,45 @@ export async function drain(
   signal: AbortSignal,
 ): Promise<"wal-empty" | null> {
   const { batch, place } = leadership;
-  let settlement: Settlement = { kind: "none" };
-  /** After a refusal transactions go one by one, to find the one that etcd refuses. */
-  let alone = false;
-  for (;;) {
-    const limits = signal.aborted ? { maxRows: 0, maxBytes: 0, maxTransactions: 0 } : {
-      ...stream.settings.limits,
-      maxTransactions: alone ? 1 : stream.settings.limits.maxRows,
-    };
-    const rows = await turn(leadership.drain, place, batch.id, settlement, limits, {
-      busy: BUSY,
-      idle: IDLE,
-    });
-    if (rows.length === 0) return signal.aborted ? null : "wal-empty";
-    batch.id++;
-    const sent = await send(stream, leadership, rows, alone, signal);
-    if (sent === null) return null;
-    settlement = sent;
-    alone = sent.kind === "none";
-    if (sent.kind === "conflict" || sent.kind === "failed") logLosses(stream, sent);
+  let sent: Sent | null = null;
+  try {
+    for (;;) {
+      const began = Date.now();
+      /** After a refusal transactions go one by one, to find the one that etcd refuses. */
+      const alone = sent?.settlement.kind === "none";
+      const limits = signal.aborted ? { maxRows: 0, maxBytes: 0, maxTransactions: 0 } : {
+        ...stream.settings.limits,
+        maxTransactions: alone ? 1 : stream.settings.limits.maxRows,
+      };
+      const settlement: Settlement = sent?.settlement ?? { kind: "none" };
+      const rows = await turn(leadership.drain, place, batch.id, settlement, limits, {
+        busy: BUSY,
+        idle: IDLE,
+      });
+      if (sent) tellSettled(stream, batch.id, sent, began);
+      sent = null;
+      if (rows.length === 0) return signal.aborted ? null : "wal-empty";
+      batch.id++;
+      const trace = new BatchTrace(stream.telemetry, batch.id, rows, began);
+      sent = { rows, trace, settlement: { kind: "none" } };
+      const answer = await trace.sending(() => send(stream, leadership, rows, alone, signal));
+      if (answer === null) {
+        trace.lost("stopped before etcd took it");
+        return null;
+      }
+      sent.settlement = answer;
+    }
+  } catch (error) {
+    sent?.trace.lost(error);
+    throw error;
   }
+}
+
+/** A batch that is not settled yet. */
+interface Sent {
+  rows: WalRow[];
+  trace: BatchTrace;
+  settlement: Settlement;
 }
 
 /** Sends one batch; what to settle it with. `none`: refused, the transactions in it have to go one by one. null: stopped. */
@@ -95,7 +115,9 @@ async function send(
   const backoff = new Backoff();
   for (;;) {
     try {
+      const began = performance.now();
       const answer = await sendTxn(stream.kv, plan);
+      stream.telemetry.answered(began);
       if (answer.clusterId !== at.clusterId) {
         throw new LostPlace(`cluster '${answer.clusterId}' has answered`);
       }
@@ -112,12 +134,8 @@ async function send(
         const refused = await refusedForGood(stream, leadership, rows, alone, error);
         if (refused) return refused;
       }
-      if (backoff.attempts === 0) {
-        stream.log.warn(
-          { code: "EPS-605", batch: batch.id, error: sentence(error) },
-          "etcd does not take writes now; trying on",
-        );
-      }
+      const fields = { code: "EPS-605", batch: batch.id, error: sentence(error) };
+      stream.troubles.tell("writes", fields, "etcd does not take writes now; trying on");
       await backoff.pause(signal);
       if (signal.aborted) return null;
     }
@@ -198,16 +216,51 @@ function batchMarker({ at, place, batch }: Leadership, rows: WalRow[], expected:
   };
 }
 
-function logLosses(stream: Stream, settlement: Settlement & { kind: "conflict" | "failed" }): void {
-  for (const loss of settlement.losses) {
-    stream.log.warn(
-      {
-        code: settlement.kind === "failed" ? "EPS-705" : "EPS-704",
-        wal_id: loss.id,
-        revision: loss.revision,
-        reason: loss.message,
-      },
-      `a write from SQL ${settlement.kind === "failed" ? "failed" : "lost to etcd"}`,
-    );
+/** A batch is settled: by its number a write is followed from its row to its revision. */
+function tellSettled(stream: Stream, batch: number, { rows, trace, settlement }: Sent, began: number): void {
+  const { telemetry, troubles, log } = stream;
+  const result = RESULTS[settlement.kind];
+  const revision = settlement.kind === "applied" ? settlement.revision : undefined;
+  trace.settled(result, revision, began);
+  telemetry.drained(result, settledRows(rows, settlement));
+  if (result === "success") troubles.over("writes", "etcd takes writes again");
+  if (log.isLevelEnabled("debug")) {
+    log.debug({ batch, wal_ids: rows.map((row) => Number(row.id)), result, revision }, "batch");
   }
+  if (settlement.kind === "conflict" || settlement.kind === "failed") {
+    tellLosses(stream, batch, settlement);
+  }
+}
+
+const RESULTS = { none: "refused", applied: "success", conflict: "conflict", failed: "failed" } as const;
+
+/** A write is lost with its whole transaction. */
+function settledRows(rows: WalRow[], settlement: Settlement): number {
+  if (settlement.kind === "none" || settlement.kind === "applied") return rows.length;
+  const lost = new Set(settlement.losses.map(({ id }) => id));
+  const transactions = new Set(rows.filter(({ id }) => lost.has(id)).map(({ txid }) => txid));
+  return rows.filter(({ txid }) => transactions.has(txid)).length;
+}
+
+/** Each stands in `etcd_sync_event`; the log has the first of an episode. */
+function tellLosses(
+  { troubles }: Stream,
+  batch: number,
+  { kind, losses }: Settlement & { kind: "conflict" | "failed" },
+): void {
+  const [{ id, revision, message }] = losses;
+  troubles.tell(
+    kind,
+    {
+      code: kind === "failed" ? "EPS-705" : "EPS-704",
+      batch,
+      wal_id: id,
+      revision,
+      reason: message,
+      rows: losses.length,
+    },
+    kind === "failed"
+      ? "a write from SQL failed; all of them: select * from etcd_sync_event where kind = 'failed'"
+      : "a write from SQL lost to etcd; all of them: select * from etcd_sync_event where kind = 'conflict'",
+  );
 }

@@ -38,8 +38,8 @@ export async function keep(stream: Stream, signal: AbortSignal): Promise<void> {
       await keepOn(stream, session, signal, () => backoff.reset());
     } catch (error) {
       if (signal.aborted) return;
-      const level = backoff.attempts === 0 ? "warn" : "debug"; // one line an episode
-      stream.log[level](
+      stream.troubles.tell(
+        "keep",
         { code: codeOf(error), error: sentence(error) },
         "retention and the limit of the WAL wait; trying on",
       );

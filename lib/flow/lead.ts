@@ -53,8 +53,9 @@ export async function lead(stream: Stream, signal: AbortSignal): Promise<Leaders
   const clock = new ServerClock();
   const control = new Control();
   const pids = [session, mirror, drain].map((s) => s.pid);
+  const beat = () => stream.telemetry.vitals.beat();
   const renewal = opened.use(
-    renewing(session, { place, streamId: taken.streamId, pids, clock, control }, lost),
+    renewing(session, { place, streamId: taken.streamId, pids, clock, control, beat }, lost),
   );
 
   const at = await checkedHistory(stream, mirror, place, taken);
@@ -109,6 +110,7 @@ async function waitForPlace(
     await endHolder(session, freed);
     const row = await takePlace(session, holder, freed);
     if (row) return row;
+    stream.telemetry.vitals.standsBy();
     if (!standby) {
       stream.log.info({ stream: stream.settings.name }, "standing by: another instance is the writer");
     }
@@ -123,12 +125,14 @@ interface Renewed {
   pids: number[];
   clock: ServerClock;
   control: Control;
+  /** The lease is renewed. */
+  beat: () => void;
 }
 
 /** Renews the lease until it is disposed of; `now()`: at once, for operators ask for something. */
 function renewing(
   session: Session,
-  { place, streamId, pids, clock, control }: Renewed,
+  { place, streamId, pids, clock, control, beat }: Renewed,
   lost: AbortController,
 ): AsyncDisposable & { now(): void } {
   const stop = new AbortController();
@@ -142,6 +146,7 @@ function renewing(
     control.note(renewed.asked);
     // taken from a frozen holder, whose session had the lock: without it the place would look free
     locked ||= await tryLock(session, streamId);
+    beat();
   };
   const done = (async () => {
     while (!stop.signal.aborted) {

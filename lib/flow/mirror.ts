@@ -8,6 +8,7 @@ import { Backoff } from "../lifecycle.ts";
 import type { Outcome } from "../machine.ts";
 import { applyEvents, moveCheckpoint } from "../postgres/mirror.ts";
 import type { Leadership, Stream } from "../stream.ts";
+import { within } from "../telemetry/telemetry.ts";
 import { endOf, openWatch } from "../watching.ts";
 
 type MirrorOutcome = Extract<Outcome, "history-lost" | "far-behind" | "history-replaced">;
@@ -25,8 +26,12 @@ export async function mirror(
       if (outcome) return outcome;
     } catch (error) {
       if (!(error instanceof EtcdError) || error instanceof LostPlace) throw error;
-      const level = backoff.attempts === 0 ? "warn" : "debug"; // one line an episode
-      stream.log[level]({ code: codeOf(error), error: sentence(error) }, "the watch broke; reopening it");
+      stream.telemetry.reconnects("etcd");
+      stream.troubles.tell(
+        "watch",
+        { code: codeOf(error), error: sentence(error) },
+        "the watch broke; reopening it",
+      );
       await backoff.pause(signal);
     }
   }
@@ -69,22 +74,44 @@ async function mirrorOnce(
 /** One batch, one round trip; the checkpoint moves with it, and what it proves is written with it. */
 async function apply(
   stream: Stream,
-  { mirror, place, at, clock }: Leadership,
+  leadership: Leadership,
   batch: Batch,
   proof: FreshnessProof,
 ): Promise<void> {
+  const { mirror, place, at, clock } = leadership;
   const fresh = proof.proven(batch.to);
   const freshAt = fresh === null ? null : clock.at(fresh);
   if (batch.events.length === 0) {
     if (batch.to > at.revision || freshAt) await moveCheckpoint(mirror, place, at, batch.to, freshAt);
   } else {
-    const { columns, skipped } = foldEvents(batch.events, stream.select);
-    const probe = probeAfter(at.probe, columns);
-    await applyEvents(mirror, place, at, { columns, to: batch.to, probe, skipped, freshAt });
-    at.probe = probe;
-    for (const key of skipped) {
-      stream.log.warn({ code: "EPS-707", ...key }, "a key is too long to be mirrored");
-    }
+    await applyBatch(stream, leadership, batch, freshAt);
   }
   at.revision = batch.to;
+  if (fresh === null) return;
+  stream.telemetry.vitals.provenAt = fresh;
+  stream.troubles.over("watch", "the mirror is fresh again");
+}
+
+async function applyBatch(
+  stream: Stream,
+  { mirror, place, at }: Leadership,
+  { events, bytes, to }: Batch,
+  freshAt: Date | null,
+): Promise<void> {
+  const began = performance.now();
+  const { columns, skipped } = foldEvents(events, stream.select);
+  const probe = probeAfter(at.probe, columns);
+  const commit = { columns, to, probe, skipped, freshAt };
+  await within(
+    stream.telemetry.span("mirror.commit", () => ({ revision: to, events: events.length, bytes })),
+    () => applyEvents(mirror, place, at, commit),
+  );
+  at.probe = probe;
+  stream.telemetry.committed(events.length, bytes, began);
+  if (stream.log.isLevelEnabled("debug")) {
+    stream.log.debug({ after: at.revision, revision: to, events: events.length }, "mirrored");
+  }
+  for (const key of skipped) {
+    stream.troubles.tell("long-key", { code: "EPS-707", ...key }, "a key is too long to be mirrored");
+  }
 }

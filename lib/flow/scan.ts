@@ -41,6 +41,7 @@ import {
 } from "../postgres/mirror.ts";
 import { Progress } from "../progress.ts";
 import { type Leadership, prefixRange, type Stream } from "../stream.ts";
+import { within } from "../telemetry/telemetry.ts";
 import { endOf, openWatch } from "../watching.ts";
 
 type ScanOutcome = Extract<Outcome, "caught-up" | "history-lost" | "history-replaced">;
@@ -61,7 +62,14 @@ export async function scan(
 ): Promise<ScanOutcome | null> {
   const run = new Scan(stream, leadership, signal);
   await using _ = run;
-  return await run.run();
+  const { state } = leadership.at;
+  stream.telemetry.scanBegan(state);
+  const span = stream.telemetry.span("scan", () => ({ state }));
+  return await within(span, async () => {
+    const outcome = await run.run();
+    span.setAttributes({ ...run.totals, revision: leadership.at.revision, outcome: outcome ?? "stopped" });
+    return outcome;
+  });
 }
 
 class Scan implements AsyncDisposable {
@@ -75,7 +83,7 @@ class Scan implements AsyncDisposable {
   #probe: Probe | null = null;
   /** Counts the batches of events applied: a page knows whether one came after it was asked for. */
   #applied = 0;
-  #totals = { pages: 0, keys: 0, written: 0, deleted: 0 };
+  readonly totals = { pages: 0, keys: 0, written: 0, deleted: 0 };
 
   constructor(stream: Stream, lead: Leadership, signal: AbortSignal) {
     this.#stream = stream;
@@ -88,6 +96,7 @@ class Scan implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#progress.stop();
+    this.#stream.telemetry.vitals.scan = null;
     await this.#follower?.[Symbol.asyncDispose]();
   }
 
@@ -162,12 +171,17 @@ class Scan implements AsyncDisposable {
     at.scanCursor = cursor;
     // an event that was applied since the page was read may have passed the page's newest key
     if (undisturbed) this.#probe = newerProbe(this.#probe, written.newest);
-    this.#totals.pages++;
-    this.#totals.keys += page.keys.count;
+    const { telemetry, troubles } = this.#stream;
+    const { count } = page.keys;
+    const remaining = Math.max(0, page.remaining - count);
+    this.totals.pages++;
+    this.totals.keys += count;
     for (const key of written.skipped) {
-      this.#stream.log.warn({ code: "EPS-707", ...key }, "a key is too long to be mirrored");
+      troubles.tell("long-key", { code: "EPS-707", ...key }, "a key is too long to be mirrored");
     }
-    this.#progress.page(page.keys.count, Math.max(0, page.remaining - page.keys.count));
+    this.#progress.page(count, remaining);
+    telemetry.scanned(count);
+    telemetry.vitals.scan = { keys: this.totals.keys, remaining };
     return null;
   }
 
@@ -175,7 +189,7 @@ class Scan implements AsyncDisposable {
   async #copy(commit: PageCommit): Promise<Written | null> {
     const { mirror, place, at } = this.#lead;
     const copied = await copyPage(mirror, place, at, commit, this.#stream.select);
-    if (copied) this.#totals.written += copied.rows;
+    if (copied) this.totals.written += copied.rows;
     return copied;
   }
 
@@ -190,8 +204,8 @@ class Scan implements AsyncDisposable {
       );
       return "history-replaced";
     }
-    this.#totals.written += merged.put;
-    this.#totals.deleted += merged.deleted;
+    this.totals.written += merged.put;
+    this.totals.deleted += merged.deleted;
     return { newest: newestRow(columns), skipped };
   }
 
@@ -204,9 +218,11 @@ class Scan implements AsyncDisposable {
         if (batch.to > at.revision) await moveCheckpoint(mirror, place, at, batch.to, null);
       } else {
         this.#applied++;
+        const began = performance.now();
         const { columns, skipped } = foldEvents(batch.events, this.#stream.select);
         await applyEvents(mirror, place, at, { columns, to: batch.to, probe: null, skipped, freshAt: null });
         this.#probe = probeAfter(this.#probe, columns);
+        this.#stream.telemetry.committed(batch.events.length, batch.bytes, began);
       }
       at.revision = batch.to;
     }
@@ -224,12 +240,12 @@ class Scan implements AsyncDisposable {
       if (end) return end;
     }
     const seconds = this.#progress.seconds();
-    await catchUp(mirror, place, at, next(at.state, "caught-up"), this.#probe, { ...this.#totals, seconds });
+    await catchUp(mirror, place, at, next(at.state, "caught-up"), this.#probe, { ...this.totals, seconds });
     at.probe = this.#probe;
     at.scanCursor = null;
     at.scanRevision = 0;
     this.#progress.stop();
-    this.#stream.log.info({ ...this.#totals, seconds, revision: at.revision }, "the scan has caught up");
+    this.#stream.log.info({ ...this.totals, seconds, revision: at.revision }, "the scan has caught up");
     return "caught-up";
   }
 }

@@ -28,6 +28,7 @@ import {
   settleRecovered,
 } from "../postgres/wal.ts";
 import { type Leadership, markerKey, type Stream } from "../stream.ts";
+import { within } from "../telemetry/telemetry.ts";
 
 /**
  * Bumps the marker and settles the batch in flight; from here on this leader may write to etcd. While etcd takes no writes
@@ -41,16 +42,18 @@ export async function takeOver(
   const backoff = new Backoff();
   while (!signal.aborted) {
     try {
-      await resolveBatch(stream, leadership);
+      await within(
+        stream.telemetry.span("takeover", () => ({ epoch: leadership.place.epoch })),
+        () => resolveBatch(stream, leadership),
+      );
       return true;
     } catch (error) {
       if (!(error instanceof EtcdError)) throw error;
-      if (backoff.attempts === 0) {
-        stream.log.warn(
-          { code: "EPS-605", error: sentence(error) },
-          "etcd does not take the marker; the mirror runs, writes from SQL wait",
-        );
-      }
+      stream.troubles.tell(
+        "writes",
+        { code: "EPS-605", error: sentence(error) },
+        "etcd does not take the marker; the mirror runs, writes from SQL wait",
+      );
       await backoff.pause(signal);
     }
   }
@@ -69,6 +72,7 @@ async function resolveBatch(stream: Stream, leadership: Leadership): Promise<voi
   const newest = old && old.batch >= row.batchId ? old : { batch: row.batchId, batchHolder: row.batchHolder };
   const next = { batch: newest.batch, batchHolder: newest.batchHolder, markerRevision: revision };
   await settleInFlight(session, place, row.batchId, resolution.kind === "applied" ? resolution : null, next);
+  if (resolution.kind === "applied") stream.telemetry.drained("success", resolution.ids.length);
   if (resolution.kind !== "nothing") {
     stream.log.info({ batch: row.batchId, outcome: resolution.kind }, "resolved the batch in flight");
   }

@@ -48,6 +48,15 @@ const name = z.string()
 
 const toggle = z.enum(["true", "false"]).transform((text) => text === "true").describe("'true' or 'false'");
 
+/** Without a host it is this machine's own. */
+const address = z.string().transform((text, context) => {
+  const match = /^(?:(?:\[([0-9a-f:.]+)\]|([^:@/\s\[\]]*)):)?(\d{1,5})$/i.exec(text);
+  const port = Number(match?.[3]);
+  if (match && port >= 1 && port <= 65_535) return { hostname: match[1] ?? (match[2] || "127.0.0.1"), port };
+  context.addIssue({ code: "custom" });
+  return z.NEVER;
+}).describe("host:port, such as '127.0.0.1:9187', or ':9187'");
+
 const path = z.string().min(1).describe("a file that can be read");
 
 const postgresDsn = z.string().min(1).describe("postgres://user@host:port[,host:port]/database");
@@ -191,6 +200,12 @@ export const SETTINGS = {
     default: "1000000",
     takes: "rows",
     reload: true,
+    group: "stream",
+  },
+  listen: {
+    what: "serve /metrics, /healthz, /readyz and /status there; ':9187' is this machine's own",
+    type: address,
+    takes: "host:port",
     group: "stream",
   },
   "verify-every": {

@@ -57,14 +57,14 @@ Deno.test("progress moves the position, after the events before it", strict, () 
   inbox.events([event(2), event(3)], false);
   inbox.progress(7, 0);
   assert.equal(inbox.take(1)?.to, 2);
-  assert.deepEqual(inbox.take(1), { events: [event(3)], to: 7 });
+  assert.deepEqual(inbox.take(1), { events: [event(3)], bytes: 1, to: 7 });
   assert.equal(inbox.isEmpty, true);
 });
 
 Deno.test("progress without news is news: it is fresh", strict, () => {
   const inbox = new Inbox(7, false);
   inbox.progress(7, 0);
-  assert.deepEqual(inbox.take(PLENTY), { events: [], to: 7 });
+  assert.deepEqual(inbox.take(PLENTY), { events: [], bytes: 0, to: 7 });
   assert.equal(inbox.take(PLENTY), null);
 });
 

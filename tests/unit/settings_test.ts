@@ -117,6 +117,7 @@ const wrongValues: Partial<Record<Name, string>> = {
   "event-retention": "always",
   "wal-limit": "5",
   "verify-every": "often",
+  listen: "somewhere",
 };
 
 Deno.test("each setting says, from each source, what is wanted, and quotes what it got", strict, async () => {
