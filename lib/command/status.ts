@@ -1,6 +1,6 @@
 /** `status`: how a stream stands, and what to do. */
 import type { Command } from "commander";
-import { type Flags as SettingFlags, readTarget, withoutSecrets } from "../config.ts";
+import { type Flags as SettingFlags, readTarget } from "../config.ts";
 import { screen } from "../core/screen.ts";
 import type { Status } from "../core/status.ts";
 import { guardTransport } from "../etcd/guard.ts";

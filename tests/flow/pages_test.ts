@@ -75,14 +75,20 @@ Deno.test("an address that cannot be listened on", strict, async () => {
   const cases: [string, RegExp][] = [
     [
       `:${taken.addr.port}`,
-      /^etcd-pg-sync: Cannot listen on '127\.0\.0\.1:\d+' \(listen\): another program listens there$/,
+      /^etcd-pg-sync: Cannot listen on '127\.0\.0\.1:\d+' \(listen\): another program listens there \(EPS-100\)$/,
     ],
     [
       "192.0.2.1:9187",
-      /^etcd-pg-sync: Cannot listen on '192\.0\.2\.1:9187' \(listen\): it is not an address of this machine$/,
+      /^etcd-pg-sync: Cannot listen on '192\.0\.2\.1:9187' \(listen\): it is not an address of this machine \(EPS-100\)$/,
     ],
-    ["9187x", /^etcd-pg-sync: Cannot read '.*listen': wanted host:port, .* got '9187x'$/],
-    ["host:0", /^etcd-pg-sync: Cannot read '.*listen': wanted host:port, .* got 'host:0'$/],
+    [
+      "9187x",
+      /^etcd-pg-sync: Cannot read 'listen' from --listen: wanted host:port, .* got '9187x' \(EPS-100\)$/,
+    ],
+    [
+      "host:0",
+      /^etcd-pg-sync: Cannot read 'listen' from --listen: wanted host:port, .* got 'host:0' \(EPS-100\)$/,
+    ],
   ];
   for (const [listen, line] of cases) {
     const { code, stderr } = await world.run("start", ["--listen", listen, "--log-format", "json"]);

@@ -424,8 +424,18 @@ Deno.test("what cannot be compared is one line, and its exit code", strict, asyn
     EXIT.configuration,
     /: Cannot read 'prefix' from --prefix: wanted one that begins with .*, got 'elsewhere' \(EPS-100\)$/,
   );
-  await refused(world, ["--show", "all"], EXIT.configuration, /: Cannot read 'show': .*, got 'all'$/);
-  await refused(world, ["--format", "xml"], EXIT.configuration, /: Cannot read 'format': .*, got 'xml'$/);
+  await refused(
+    world,
+    ["--show", "all"],
+    EXIT.configuration,
+    /: Cannot read 'show' from --show: .*, got 'all' \(EPS-100\)$/,
+  );
+  await refused(
+    world,
+    ["--format", "xml"],
+    EXIT.configuration,
+    /: option '--format <format>' argument 'xml' is invalid\. Allowed choices are text, json\. \(EPS-100\)$/,
+  );
   const scan = await heldScan(world);
   await refused(
     world,

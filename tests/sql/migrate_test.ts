@@ -1,7 +1,6 @@
 import assert from "node:assert/strict";
 import { ensureStream } from "../../lib/postgres/state.ts";
 import { migrate } from "../../lib/postgres/migrate.ts";
-import { fromFileUrl } from "../support/paths.ts";
 import { installed, programSession, refused, strict } from "../support/schema.ts";
 import { makeWorld, type World } from "../support/world.ts";
 

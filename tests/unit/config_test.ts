@@ -44,7 +44,7 @@ Deno.test("readConfig() reads what is right", strict, () => {
     freshTimeoutMs: 10_000,
     retention: { walMs: 86_400_000, historyMs: null, eventMs: 90_000 },
     walLimit: 1_000_000,
-    listen: null,
+    listen: undefined,
     oneWay: false,
     verifyEveryMs: 86_400_000,
   });
