@@ -74,15 +74,26 @@ export const FAULTS: Record<string, Fault> = {
       await last(1_000, 3_000);
     });
   }),
-  // the same of a living sender, which sees the answer
-  "late-request-of-the-deposed": program(async ({ site, last }) => {
-    const deposed = await leader(site);
-    await holding(deposed.etcd, async () => {
-      await last(50, 500);
-      await depose(site);
-      await last(1_000, 3_000);
-    });
-  }),
+  // the same of a living sender, which sees the answer. Its way is long before it is held, so that a Txn is on it; the
+  // next leader is slow, so that the Txn comes when that has bumped the marker, and has not sent the batch anew
+  "late-request-of-the-deposed": program((scene) =>
+    slowly(scene, { delayMs: 50 }, "up", async () => {
+      const { site, last } = scene;
+      await untilState(site, ({ state }) => isWhole(state));
+      const { etcd } = await leader(site);
+      etcd.slow({ delayMs: 200 }, "up");
+      try {
+        await last(500, 1_000);
+        await holding(etcd, async () => {
+          const bumped = await epochOfMarker(site);
+          await depose(site);
+          await eventually(async () => await epochOfMarker(site) > bumped, PATIENT);
+        });
+      } finally {
+        etcd.heal();
+      }
+    })
+  ),
   // the same in PostgreSQL: a turn of the drain, a commit of the mirror and a renewal arrive when another leads and has
   // drained. Its way is long before it is held, so that a turn is on it; and writes wait when that arrives
   "late-commit-of-the-deposed": program(async ({ site, last }) => {
@@ -128,11 +139,13 @@ export const FAULTS: Record<string, Fault> = {
       await scene.last(2_000, 4_000);
     })),
   // the same on a narrow way to PostgreSQL: while a page of many keys is on it, the next is read ahead, and then its
-  // keys are put and deleted. Merged as it was read, it brings back what is gone, and takes away what is newer
+  // keys are put and deleted. Merged as it was read, it brings back what is gone, and takes away what is newer. It lasts
+  // as long as the scan, as the next loss of history would begin that again
   "scan-overtaken": on("etcd", (scene) =>
     slowly(scene, { bytesPerSecond: 500_000 }, "up", async () => {
       await loseHistory(scene, 600);
-      await scene.last(5_000, 8_000);
+      await untilState(scene.site, ({ state }) => !isWhole(state));
+      await untilState(scene.site, ({ state }) => isWhole(state));
     })),
   // etcd answers nobody while it does so
   "defragmented": on("etcd", async ({ site }) => await site.etcd.etcd.defragment()),
@@ -260,8 +273,16 @@ async function slowly(
   }
 }
 
+/** The machine may be slow. */
+const PATIENT = { timeoutMs: 30_000 };
+
 async function untilState(site: Site, is: (row: Row) => boolean): Promise<void> {
-  await eventually(async () => is((await site.world.state())!), { timeoutMs: 15_000 });
+  await eventually(async () => is((await site.world.state())!), PATIENT);
+}
+
+async function epochOfMarker(site: Site): Promise<number> {
+  const marker = await site.etcd.etcd.get("/_etcd-pg-sync/default");
+  return marker ? JSON.parse(String(marker.value)).epoch : 0;
 }
 
 async function holding(proxy: Proxy, work: () => Promise<void>): Promise<void> {
