@@ -132,20 +132,18 @@ export const FAULTS: Record<string, Fault> = {
   }),
   // the watch is behind when its history goes: the scan runs under traffic
   "compacted-behind-the-watch": on("etcd", (scene) => loseHistory(scene, 2_000)),
-  // the same with a slow PostgreSQL: each step of the scan takes its time, and events arrive between any two
+  // the same with a slow PostgreSQL: a page that is read ahead waits, and events arrive before it is merged
   "compacted-and-slow": on("etcd", (scene) =>
-    slowly(scene, { delayMs: 40 }, "down", async () => {
+    slowly(scene, { delayMs: 100 }, "up", async () => {
       await loseHistory(scene, 1_000);
-      await scene.last(2_000, 4_000);
+      await scanned(scene.site);
     })),
   // the same on a narrow way to PostgreSQL: while a page of many keys is on it, the next is read ahead, and then its
-  // keys are put and deleted. Merged as it was read, it brings back what is gone, and takes away what is newer. It lasts
-  // as long as the scan, as the next loss of history would begin that again
+  // keys are put and deleted. Merged as it was read, it brings back what is gone, and takes away what is newer
   "scan-overtaken": on("etcd", (scene) =>
     slowly(scene, { bytesPerSecond: 500_000 }, "up", async () => {
       await loseHistory(scene, 600);
-      await untilState(scene.site, ({ state }) => !isWhole(state));
-      await untilState(scene.site, ({ state }) => isWhole(state));
+      await scanned(scene.site);
     })),
   // etcd answers nobody while it does so
   "defragmented": on("etcd", async ({ site }) => await site.etcd.etcd.defragment()),
@@ -278,6 +276,12 @@ const PATIENT = { timeoutMs: 30_000 };
 
 async function untilState(site: Site, is: (row: Row) => boolean): Promise<void> {
   await eventually(async () => is((await site.world.state())!), PATIENT);
+}
+
+/** A scan has begun and ended: the next loss of history would begin it again. */
+async function scanned(site: Site): Promise<void> {
+  await untilState(site, ({ state }) => !isWhole(state));
+  await untilState(site, ({ state }) => isWhole(state));
 }
 
 async function epochOfMarker(site: Site): Promise<number> {
