@@ -86,7 +86,7 @@ export const FAULTS: Record<string, Fault> = {
         await last(500, 1_000);
         await holding(etcd, async () => {
           const bumped = await epochOfMarker(site);
-          await depose(site);
+          await oust(site);
           await eventually(async () => await epochOfMarker(site) > bumped, PATIENT);
         });
       } finally {
@@ -303,6 +303,18 @@ function depose(site: Site): Promise<void> {
     site.world,
     "update etcd_sync_state set lease_until = clock_timestamp(), holder_pids = '{}'",
   );
+}
+
+/** Deposes the leader until another leads: it renews its lease meanwhile. */
+async function oust(site: Site): Promise<void> {
+  const { epoch } = (await site.world.state())!;
+  await eventually(async () => {
+    await asFault(
+      site.world,
+      `update etcd_sync_state set lease_until = clock_timestamp(), holder_pids = '{}' where epoch = ${epoch}`,
+    );
+    return (await site.world.state())!.epoch > epoch;
+  }, PATIENT);
 }
 
 async function restartPostgres(
