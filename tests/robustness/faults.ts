@@ -74,15 +74,26 @@ export const FAULTS: Record<string, Fault> = {
       await last(1_000, 3_000);
     });
   }),
-  // the same of a living sender, which sees the answer
-  "late-request-of-the-deposed": program(async ({ site, last }) => {
-    const deposed = await leader(site);
-    await holding(deposed.etcd, async () => {
-      await last(50, 500);
-      await depose(site);
-      await last(1_000, 3_000);
-    });
-  }),
+  // the same of a living sender, which sees the answer. Its way is long before it is held, so that a Txn is on it; the
+  // next leader is slow, so that the Txn comes when that has bumped the marker, and has not sent the batch anew
+  "late-request-of-the-deposed": program((scene) =>
+    slowly(scene, { delayMs: 50 }, "up", async () => {
+      const { site, last } = scene;
+      await untilState(site, ({ state }) => isWhole(state));
+      const { etcd } = await leader(site);
+      etcd.slow({ delayMs: 200 }, "up");
+      try {
+        await last(500, 1_000);
+        await holding(etcd, async () => {
+          const bumped = await epochOfMarker(site);
+          await oust(site);
+          await eventually(async () => await epochOfMarker(site) > bumped, PATIENT);
+        });
+      } finally {
+        etcd.heal();
+      }
+    })
+  ),
   // the same in PostgreSQL: a turn of the drain, a commit of the mirror and a renewal arrive when another leads and has
   // drained. Its way is long before it is held, so that a turn is on it; and writes wait when that arrives
   "late-commit-of-the-deposed": program(async ({ site, last }) => {
@@ -121,18 +132,18 @@ export const FAULTS: Record<string, Fault> = {
   }),
   // the watch is behind when its history goes: the scan runs under traffic
   "compacted-behind-the-watch": on("etcd", (scene) => loseHistory(scene, 2_000)),
-  // the same with a slow PostgreSQL: each step of the scan takes its time, and events arrive between any two
+  // the same with a slow PostgreSQL: a page that is read ahead waits, and events arrive before it is merged
   "compacted-and-slow": on("etcd", (scene) =>
-    slowly(scene, { delayMs: 40 }, "down", async () => {
+    slowly(scene, { delayMs: 100 }, "up", async () => {
       await loseHistory(scene, 1_000);
-      await scene.last(2_000, 4_000);
+      await scanned(scene.site);
     })),
   // the same on a narrow way to PostgreSQL: while a page of many keys is on it, the next is read ahead, and then its
   // keys are put and deleted. Merged as it was read, it brings back what is gone, and takes away what is newer
   "scan-overtaken": on("etcd", (scene) =>
     slowly(scene, { bytesPerSecond: 500_000 }, "up", async () => {
       await loseHistory(scene, 600);
-      await scene.last(5_000, 8_000);
+      await scanned(scene.site);
     })),
   // etcd answers nobody while it does so
   "defragmented": on("etcd", async ({ site }) => await site.etcd.etcd.defragment()),
@@ -260,8 +271,22 @@ async function slowly(
   }
 }
 
+/** The machine may be slow. */
+const PATIENT = { timeoutMs: 30_000 };
+
 async function untilState(site: Site, is: (row: Row) => boolean): Promise<void> {
-  await eventually(async () => is((await site.world.state())!), { timeoutMs: 15_000 });
+  await eventually(async () => is((await site.world.state())!), PATIENT);
+}
+
+/** A scan has begun and ended: the next loss of history would begin it again. */
+async function scanned(site: Site): Promise<void> {
+  await untilState(site, ({ state }) => !isWhole(state));
+  await untilState(site, ({ state }) => isWhole(state));
+}
+
+async function epochOfMarker(site: Site): Promise<number> {
+  const marker = await site.etcd.etcd.get("/_etcd-pg-sync/default");
+  return marker ? JSON.parse(String(marker.value)).epoch : 0;
 }
 
 async function holding(proxy: Proxy, work: () => Promise<void>): Promise<void> {
@@ -278,6 +303,18 @@ function depose(site: Site): Promise<void> {
     site.world,
     "update etcd_sync_state set lease_until = clock_timestamp(), holder_pids = '{}'",
   );
+}
+
+/** Deposes the leader until another leads: it renews its lease meanwhile. */
+async function oust(site: Site): Promise<void> {
+  const { epoch } = (await site.world.state())!;
+  await eventually(async () => {
+    await asFault(
+      site.world,
+      `update etcd_sync_state set lease_until = clock_timestamp(), holder_pids = '{}' where epoch = ${epoch}`,
+    );
+    return (await site.world.state())!.epoch > epoch;
+  }, PATIENT);
 }
 
 async function restartPostgres(

@@ -12,7 +12,7 @@ import { validate } from "../support/validators.ts";
 import { fromFileUrl } from "../support/paths.ts";
 import { FAULTS } from "./faults.ts";
 import { readHistory } from "./folder.ts";
-import { mutated, mutations } from "./mutation.ts";
+import { faultsFor, mutated, mutations } from "./mutation.ts";
 import { faultLine, runSuite, type Totals } from "./suite.ts";
 
 interface Flags {
@@ -78,7 +78,7 @@ async function run(flags: Flags): Promise<number> {
     rounds,
     minutes,
     roundMs: [25_000, 40_000],
-    faults: chosen(flags.faults),
+    faults: chosen(flags.faults ?? (flags.mutation && await faultsFor(flags.mutation))),
     build: { root: tree?.root ?? fromFileUrl("../.."), binary: flags.binary },
     postgresBin: flags.postgresBin,
     again,

@@ -1,4 +1,7 @@
-/** The program without one of its guards: a patch from mutations/, applied to a temporary copy of the tree. */
+/**
+ * The program without one of its guards: a patch from mutations/, applied to a temporary copy of the tree. Its first line
+ * may name the faults that show it (`faults: a,b`), where all of them together come to those too seldom for ten minutes.
+ */
 import { join } from "node:path";
 import { fromFileUrl } from "../support/paths.ts";
 
@@ -11,6 +14,12 @@ const PARTS = ["main.ts", "lib", "sql", "deno.json", "deno.lock"];
 export async function mutations(): Promise<string[]> {
   const files = await Array.fromAsync(Deno.readDir(FOLDER));
   return files.map(({ name }) => name.replace(/\.patch$/, "")).sort();
+}
+
+/** The faults that the patch names. */
+export async function faultsFor(name: string): Promise<string | undefined> {
+  const patch = await Deno.readTextFile(join(FOLDER, `${name}.patch`));
+  return /^faults: (.+)$/m.exec(patch)?.[1];
 }
 
 /** @throws where there is no such patch, or the tree has moved on and it no longer applies */
