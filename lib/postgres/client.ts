@@ -157,7 +157,8 @@ export class Session implements AsyncDisposable {
     try {
       return await this.#client.query<Row>(query as pg.QueryConfig);
     } catch (error) {
-      throw this.#broken && !(error instanceof pg.DatabaseError) ? this.#broken : error;
+      // a connection that broke before this session listened to its errors says so now
+      throw error instanceof pg.DatabaseError ? error : this.#broken ?? lost(error as Error);
     } finally {
       clearTimeout(deadline);
     }
@@ -238,9 +239,9 @@ export class Session implements AsyncDisposable {
   }
 }
 
-/** What pg says without a code when a connection ends. */
+/** What pg says without a code, and as no kind of its own, when a connection ends. */
 function lost(error: Error): Error {
-  return (error as { code?: string }).code === undefined
+  return (error as { code?: string }).code === undefined && error.name === "Error"
     ? new ConnectionError(error.message, { cause: error })
     : error;
 }
