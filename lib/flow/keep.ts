@@ -7,6 +7,7 @@ import { codeOf, sentence } from "../errors.ts";
 import { Backoff, sleep } from "../lifecycle.ts";
 import { Session } from "../postgres/client.ts";
 import {
+  endFrozenKeeper,
   isKeeper,
   mark,
   type Retention,
@@ -34,7 +35,10 @@ export async function keep(stream: Stream, signal: AbortSignal): Promise<void> {
       await using session = await Session.open(stream.postgres);
       // a step that hangs must not hold up a stop; cut off, it is done or it is not
       signal.addEventListener("abort", () => void session[Symbol.asyncDispose](), { once: true });
-      while (!signal.aborted && !await isKeeper(session)) await sleep(STANDBY_MS, signal);
+      while (!signal.aborted && !await isKeeper(session)) {
+        await endFrozenKeeper(session);
+        await sleep(STANDBY_MS, signal);
+      }
       await keepOn(stream, session, signal, () => backoff.reset());
     } catch (error) {
       if (signal.aborted) return;
@@ -57,7 +61,7 @@ async function keepOn(
   const limit = new WalLimit(stream, session);
   let { retention } = stream.settings;
   let tasks = retentionTasks(session, retention);
-  while (!signal.aborted) {
+  while (!signal.aborted && await isKeeper(session)) { // it is; others see that it is not frozen
     if (stream.settings.retention !== retention) { // changed at run time
       ({ retention } = stream.settings);
       tasks = retentionTasks(session, retention);

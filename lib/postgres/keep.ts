@@ -28,6 +28,24 @@ export async function isKeeper(session: Session): Promise<boolean> {
   return got;
 }
 
+/**
+ * Ends the session that keeps house where it has asked nothing for ten seconds: its program is frozen, or cut off. It asks
+ * every second; one that was only slow begins again.
+ */
+export async function endFrozenKeeper(session: Session): Promise<void> {
+  await session.run(
+    "end-frozen-keeper",
+    `select pg_terminate_backend(a.pid) from etcd_sync_state s
+     join pg_locks l on l.locktype = 'advisory' and l.granted
+       and l.classid = (hashtext('etcd-pg-sync keep')::bigint & 4294967295)::oid
+       and l.objid = (hashtext(s.stream_id::text)::bigint & 4294967295)::oid
+       and l.database = (select oid from pg_database where datname = current_database())
+     join pg_stat_activity a on a.pid = l.pid
+     where a.state = 'idle' and a.state_change < clock_timestamp() - interval '10 seconds'
+       and a.application_name = current_setting('application_name')`,
+  );
+}
+
 /** Makes a mark, where the last one is older than `everyMs`, and looks which marks have been passed. */
 export async function mark(session: Session, everyMs: number, historyMs: number | null): Promise<void> {
   await session.run("keep-mark", `select etcd_keep_mark(${interval(1)})`, [everyMs]);

@@ -93,3 +93,32 @@ Deno.test(
     assert.equal((await world.etcd.range(world.prefix)).length, 1_490);
   },
 );
+
+Deno.test("a housekeeper that is frozen is replaced by one that is not", strict, async () => {
+  await using world = await makeWorld();
+  const keeper = async () => {
+    const rows = await world.sql(
+      `select l.pid from pg_locks l, etcd_sync_state s where l.locktype = 'advisory' and l.granted
+         and l.objid = (hashtext(s.stream_id::text)::bigint & 4294967295)::oid
+         and l.classid = (hashtext('etcd-pg-sync keep')::bigint & 4294967295)::oid`,
+    );
+    return rows[0]?.pid as number | undefined;
+  };
+  const first = await streaming(world);
+  const frozen = await eventually(keeper);
+  const second = world.program();
+  await second.until((line) => line.msg.startsWith("standing by"));
+  first.kill("SIGSTOP");
+  try {
+    await eventually(async () => {
+      const now = await keeper();
+      return now !== undefined && now !== frozen;
+    }, { timeoutMs: 40_000 });
+  } finally {
+    first.kill("SIGCONT");
+  }
+  // awake, it finds its session ended, and stands by
+  const next = await keeper();
+  await first.until((line) => line.msg.startsWith("retention and the limit of the WAL wait"));
+  assert.equal(await keeper(), next);
+});
