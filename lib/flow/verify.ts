@@ -58,8 +58,9 @@ export async function attendResyncs(
   signal: AbortSignal,
 ): Promise<void> {
   const backoff = new Backoff();
-  for (let done = 0; !signal.aborted;) {
-    await control.until(() => control.resync !== null && control.resync > done, signal);
+  // not in the order of their ids: one can be committed after a higher one is done
+  for (let done: number | null = null; !signal.aborted;) {
+    await control.until(() => control.resync !== null && control.resync !== done, signal);
     if (signal.aborted) return;
     const id = control.resync!;
     try {
