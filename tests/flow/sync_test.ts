@@ -1,6 +1,6 @@
 /** `sync`: both sides together once, and what it would do. */
 import assert from "node:assert/strict";
-import { events, heldScan, holdDrain, killed, streaming, strict } from "../support/run.ts";
+import { events, heldScan, killed, streaming, strict, writeAndHold } from "../support/run.ts";
 import { eventually, makeWorld, Program, type World } from "../support/world.ts";
 
 const EXIT = { done: 0, configuration: 1, permission: 3, runtime: 4, differences: 5 };
@@ -79,9 +79,8 @@ Deno.test("sync says which writes from SQL did not arrive, and ends with 5", str
 Deno.test("sync beside a leader waits for it, and leaves what it told writers", strict, async () => {
   await using world = await makeWorld();
   const leader = await streaming(world, ["--max-deletes", "7"]);
-  const release = await holdDrain(world);
+  const batch = await writeAndHold(world, [["etcd_set($1, 'sql')", [world.key("b")]]]);
   await world.etcd.put(world.key("a"), "1");
-  await world.sql("select etcd_set($1, 'sql')", [world.key("b")]);
   const ending = sync(world);
   // what it waits for is held: it stands by
   await eventually(async () =>
@@ -89,7 +88,7 @@ Deno.test("sync beside a leader waits for it, and leaves what it told writers", 
       "select 1 from pg_stat_activity where datname = current_database() and query like '%settled%from etcd_sync_state%'",
     )).length > 0
   );
-  await release();
+  await batch.release();
   const ended = await ending;
   assert.deepEqual([ended.code, ended.led_by_another, ended.together], [EXIT.done, true, true]);
   assert.match(ended.stderr, /standing by: another instance is the writer/);
