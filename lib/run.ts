@@ -79,6 +79,7 @@ async function work(stream: Stream, leadership: Leadership, signal: AbortSignal)
     ended.abort();
     await pausing;
     if (outcome) await transition(stream, leadership, outcome);
+    else if (!signal.aborted) await readAgain(leadership);
   }
 }
 
@@ -168,5 +169,10 @@ async function transition(stream: Stream, leadership: Leadership, outcome: Inter
     throw new LostPlace("the history of etcd was replaced: the marker has to be bumped in the new one");
   }
   await startScanAgain(session, place, row, to, outcome);
-  Object.assign(at, await readStream(session), { epoch: place.epoch, clusterId: at.clusterId });
+  await readAgain(leadership);
+}
+
+/** The drain has moved its side of the row; by that the next takeover resolves what is in flight. */
+async function readAgain({ mirror, place, at }: Leadership): Promise<void> {
+  Object.assign(at, await readStream(mirror), { epoch: place.epoch, clusterId: at.clusterId });
 }

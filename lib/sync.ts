@@ -41,7 +41,7 @@ const LOOK_MOST_MS = 250;
 /**
  * Returns when the mirror is whole, has all that etcd had at the start, every transaction that waited in the WAL then is
  * settled, and what it wrote is in the mirror too. `full`: compares everything then, and repairs what differs.
- * @throws {Fatal} where the stream cannot be run, or `signal` aborts before
+ * @throws {Fatal} where the stream cannot be run, is paused, or `signal` aborts before
  */
 export async function syncOnce(
   config: Config,
@@ -99,6 +99,13 @@ async function beside<T>(
   }
 }
 
+function paused(stream: string, since: Date): Fatal {
+  return new Fatal(
+    "runtime",
+    `Cannot bring both sides together: stream '${stream}' is paused since ${since.toISOString()}; 'etcd-pg-sync resume' ends that`,
+  );
+}
+
 /** One run, on a session of its own, which is opened again where it breaks. */
 class Run implements AsyncDisposable {
   readonly #stream: Stream;
@@ -140,6 +147,7 @@ class Run implements AsyncDisposable {
         if (last.settled) sent ??= last.markerRevision;
         if (sent !== null && last.revision >= Math.max(this.#goal, sent)) return last;
       }
+      if (last?.pausedAt) throw paused(this.#stream.settings.name, last.pausedAt);
       await sleep(pause, signal);
     }
     throw new Fatal(

@@ -94,6 +94,7 @@ const MOVE_ON_MS = 1_000;
 export async function verify(sides: Sides, options: VerifyOptions): Promise<Verdict> {
   const from = performance.now();
   await using session = await Session.open(sides.postgres);
+  using _ = abandonedBy(options.signal, session);
   const repairer = options.fix ? new Repairer(session, sides.select) : null;
   const first = await compareSettled(sides, options, repairer);
   let last = first;
@@ -203,8 +204,7 @@ async function compare(
   repairer: Repairer | null,
 ): Promise<Found> {
   const { at } = mirror;
-  const stop = () => mirror.abandon(stopped());
-  signal.addEventListener("abort", stop, { once: true });
+  using _ = abandonedBy(signal, mirror);
   const range = prefixRange(prefix ?? sides.select.prefix);
   const pages = new Pages(sides.kv, range, at, revision, signal, progress);
   const rows = prefix === undefined ? null : range;
@@ -218,22 +218,26 @@ async function compare(
     different: 0,
     shown: [],
   };
-  try {
-    const all = differences(pages.read(gentle), mirror.plain(rows), mirror.escaped(rows), {
-      select: sides.select,
-      timeline: at.timeline,
-      compared,
-    });
-    for await (const difference of all) {
-      found[difference.kind]++;
-      if (found.shown.length < show) found.shown.push(shown(difference, at.timeline));
-      await repairer?.add(difference, found);
-    }
-    await repairer?.flush(found);
-  } finally {
-    signal.removeEventListener("abort", stop);
+  const all = differences(pages.read(gentle), mirror.plain(rows), mirror.escaped(rows), {
+    select: sides.select,
+    timeline: at.timeline,
+    compared,
+  });
+  repairer?.begin();
+  for await (const difference of all) {
+    found[difference.kind]++;
+    if (found.shown.length < show) found.shown.push(shown(difference, at.timeline));
+    await repairer?.add(difference, found);
   }
+  await repairer?.flush(found);
   return { ...found, revision: pages.revision, keys: compared.keys };
+}
+
+/** Who waits for an answer of the sessions gets none any more once `signal` aborts: a lock may stand in its way. */
+function abandonedBy(signal: AbortSignal, sessions: { abandon(reason: Error): void }): Disposable {
+  const stop = () => sessions.abandon(stopped());
+  signal.addEventListener("abort", stop, { once: true });
+  return { [Symbol.dispose]: () => signal.removeEventListener("abort", stop) };
 }
 
 function stopped(): Fatal {
@@ -330,6 +334,11 @@ class Repairer {
   constructor(session: Session, select: Selection) {
     this.#session = session;
     this.#select = select;
+  }
+
+  /** What a comparison that was cut off has found was so at its revision, and nothing is known of it at the next one's. */
+  begin(): void {
+    this.#columns = emptyRepair();
   }
 
   async add(difference: Difference, at: { revision: number; timeline: number }): Promise<void> {

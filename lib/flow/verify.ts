@@ -16,21 +16,37 @@ import { countOf, type Verdict, verify } from "../verify.ts";
 /** Another instance, or somebody by hand, may have compared meanwhile. */
 const LOOK_AGAIN_MS = 3_600_000;
 const TRY_AGAIN_MS = 600_000;
+/** SIGHUP changes them. */
+const SETTINGS_EVERY_MS = 1_000;
 
 /** Runs beside the mirror until `signal` aborts. What cannot be compared now is compared later. */
 export async function verifyOften(stream: Stream, signal: AbortSignal): Promise<void> {
   while (!signal.aborted) {
-    const { verifyEveryMs } = stream.settings; // it can change
+    const { verifyEveryMs } = stream.settings;
     try {
       const due = verifyEveryMs === null ? Infinity : await untilDue(stream, verifyEveryMs);
-      if (due > 0) await sleep(Math.min(due, LOOK_AGAIN_MS), signal);
+      if (due > 0) await rest(stream, verifyEveryMs, Math.min(due, LOOK_AGAIN_MS), signal);
       else tell(stream, await verify(stream, { signal, gentle: true }));
     } catch (error) {
       if (signal.aborted) return;
       const fields = { code: codeOf(error), error: sentence(error) };
       stream.log.warn(fields, "the mirror could not be compared with etcd; later again");
-      await sleep(Math.min(verifyEveryMs!, TRY_AGAIN_MS), signal);
+      await rest(stream, verifyEveryMs, Math.min(verifyEveryMs!, TRY_AGAIN_MS), signal);
     }
+  }
+}
+
+/** Sleeps, while it is to be compared so often. */
+async function rest(
+  { settings }: Stream,
+  verifyEveryMs: number | null,
+  ms: number,
+  signal: AbortSignal,
+): Promise<void> {
+  const end = performance.now() + ms;
+  for (let left = ms; left > 0 && settings.verifyEveryMs === verifyEveryMs && !signal.aborted;) {
+    await sleep(Math.min(left, SETTINGS_EVERY_MS), signal);
+    left = end - performance.now();
   }
 }
 
@@ -58,8 +74,9 @@ export async function attendResyncs(
   signal: AbortSignal,
 ): Promise<void> {
   const backoff = new Backoff();
-  for (let done = 0; !signal.aborted;) {
-    await control.until(() => control.resync !== null && control.resync > done, signal);
+  // not in the order of their ids: one can be committed after a higher one is done
+  for (let done: number | null = null; !signal.aborted;) {
+    await control.until(() => control.resync !== null && control.resync !== done, signal);
     if (signal.aborted) return;
     const id = control.resync!;
     try {

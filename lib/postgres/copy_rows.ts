@@ -37,7 +37,8 @@ export async function* copyRows(session: Session, query: string): AsyncGenerator
   if (!decoder.ended) throw session.broken ?? new Error("the copy of the mirror ended before its end");
 }
 
-const decoder = new TextDecoder();
+/** A byte order mark is a part of its key. */
+const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
 
 /** From chunks, cut anywhere, to rows. What a row holds is a part of its chunk. */
 export class RowDecoder {

@@ -41,14 +41,17 @@ export interface Standing {
   markerRevision: number;
   /** Every transaction that had drawn a ticket up to the one given is settled; or the stream takes no writes. */
   settled: boolean;
+  /** null: not paused. */
+  pausedAt: Date | null;
 }
 
 export async function readStanding(session: Session, ticket: number): Promise<Standing> {
   const [found] = await session.run<Standing>(
     "sync-standing",
     `select s.state, s.revision, s.timeline, s.marker_revision as "markerRevision",
-       g.one_way or not exists (select from etcd_wal_tx t where t.seq <= $1) as settled
-     from etcd_sync_state s cross join etcd_sync_gate g`,
+       g.one_way or not exists (select from etcd_wal_tx t where t.seq <= $1) as settled,
+       c.paused_at as "pausedAt"
+     from etcd_sync_state s cross join etcd_sync_gate g cross join etcd_sync_control c`,
     [ticket],
   );
   return found;

@@ -1,7 +1,16 @@
 /** What operators ask of a running stream: pause and resume. */
 import assert from "node:assert/strict";
 import { quiet } from "../support/history.ts";
-import { events, killed, renewals, streaming, strict, untilStreaming } from "../support/run.ts";
+import {
+  events,
+  killed,
+  renewals,
+  streaming,
+  strict,
+  untilBlocked,
+  untilStreaming,
+  writeAndHold,
+} from "../support/run.ts";
 import { installed } from "../support/schema.ts";
 import { eventually, makeWorld, type Program, type World } from "../support/world.ts";
 
@@ -48,6 +57,29 @@ Deno.test(
     assert.equal((await events(world, "resumed")).length, 1);
   },
 );
+
+// What the last takeover knew of the marker is old by then: read as PostgreSQL's lost commits, the marker's whole history
+// was walked back, and the place given up.
+Deno.test("a pause after many batches keeps the place too, and what is in flight", strict, async () => {
+  await using world = await makeWorld();
+  const program = await streaming(world);
+  for (let n = 0; n < 3; n++) await world.sql("select etcd_wait($1)", [await set(world, `before-${n}`)]);
+  const { epoch } = (await world.state())!;
+  const batch = await writeAndHold(world, [["etcd_set($1, 'in flight')", [world.key("a")]]]);
+  await untilBlocked(world, program, /etcd_drain_turn/);
+  await world.sql("select etcd_pause()");
+  await batch.release();
+  await paused(program);
+  const id = await set(world, "b");
+  await world.sql("select etcd_resume()");
+  await world.sql("select etcd_wait($1)", [id]);
+  assert.deepEqual(await Promise.all([...batch.ids, id].map((id) => status(world, id))), [
+    "success",
+    "success",
+  ]);
+  assert.equal((await world.state())!.epoch, epoch);
+  assert.deepEqual(program.logs.filter((line) => line.msg === "begins anew"), []);
+});
 
 Deno.test("a pause outlasts the program, and holds a bootstrap too", strict, async () => {
   await using world = await makeWorld();
@@ -175,6 +207,26 @@ Deno.test(
     assert.equal((await world.sql("select from etcd")).length, 1);
   },
 );
+
+// Ids are drawn before the commit: a request can come after one with a higher id is done.
+Deno.test("resyncs whose commits overtake one another are all done", strict, async () => {
+  await using world = await makeWorld();
+  await streaming(world);
+  const done = (id: number) =>
+    eventually(async () =>
+      (await world.sql("select from etcd_sync_resync where id = $1 and finished_at is not null", [id])).length
+    );
+  const late = world.session();
+  await late.sql("begin");
+  const [first] = await late.sql("select etcd_resync() as id");
+  const [second] = await world.sql("select etcd_resync() as id");
+  assert.ok(first.id < second.id);
+  await done(second.id);
+  await late.sql("commit");
+  await done(first.id);
+  await done((await world.sql("select etcd_resync() as id"))[0].id);
+  assert.equal((await events(world, "resynced")).length, 3);
+});
 
 Deno.test("where nothing is installed, the line says so", strict, async () => {
   await using world = await makeWorld();

@@ -34,7 +34,7 @@ Deno.test("SIGHUP changes what can change, and says what and from where", strict
   await change(
     program,
     path,
-    "log-level: debug\nmax-deletes: 1\noversize: refuse\nmax-txn-ops: 64\nwal-retention: 1s\nwal-limit: 5000\n",
+    "log-level: debug\nmax-deletes: 1\noversize: refuse\nmax-txn-ops: 64\nwal-retention: 1s\nwal-limit: 5000\nverify-every: 1s\n",
   );
   const line = await program.until((line) => line.setting === "max-deletes");
   assert.deepEqual(
@@ -46,6 +46,7 @@ Deno.test("SIGHUP changes what can change, and says what and from where", strict
   // the housekeeping sees the new retention and the new limit, the log its level
   await eventually(async () => (await world.sql("select from etcd_wal")).length === 0);
   await eventually(async () => (await gate(world)).wal_limit === 5_000);
+  await program.until((line) => line.msg === "compared with etcd: the mirror is equal");
   await world.sql("select etcd_set($1, '2')", [world.key("a")]);
   await program.until((line) => line.level === "debug");
 

@@ -166,6 +166,29 @@ Deno.test("sync --dry-run writes nothing, and says what would be done", strict, 
   assert.deepEqual(await mirror(world), ["a=changed", "c=added", "d=x", "e=y"]);
 });
 
+Deno.test("sync of a paused stream ends and says so, with a leader and without one", strict, async () => {
+  await using world = await makeWorld();
+  await world.etcd.put(world.key("a"), "1");
+  await sync(world);
+  await world.sql("select etcd_pause()");
+  await world.etcd.put(world.key("b"), "2");
+  const refused = async () => {
+    const { code, stdout, stderr } = await world.run("sync");
+    assert.deepEqual([code, stdout], [EXIT.runtime, ""]);
+    assert.match(
+      stderr,
+      /: Cannot bring both sides together: stream 'default' is paused since \S+Z; 'etcd-pg-sync resume' ends that/,
+    );
+  };
+  await refused();
+  const leader = world.program();
+  await leader.until((line) => line.msg.startsWith("paused:"));
+  await refused();
+  await world.sql("select etcd_resume()");
+  assert.equal((await sync(world)).code, EXIT.done);
+  assert.deepEqual(await mirror(world), ["a=1", "b=2"]);
+});
+
 Deno.test("sync that is stopped says how far it came", strict, async () => {
   await using world = await makeWorld();
   await world.etcd.put(world.key("a"), "1");

@@ -3,14 +3,18 @@ import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { keyBytes } from "../../lib/core/codec.ts";
 import { emptyRepair, pushRepair } from "../../lib/core/compare.ts";
+import { EtcdClient } from "../../lib/etcd/client.ts";
+import { makeLog } from "../../lib/log.ts";
 import { type Repair, repair } from "../../lib/postgres/verify.ts";
+import { verify } from "../../lib/verify.ts";
 import { freePort } from "../../lib/embedded/ready.ts";
 import { quiet } from "../support/history.ts";
-import { crashed, events, heldScan, killed, streaming, strict, untilBlocked } from "../support/run.ts";
+import { parseEtcdDsn } from "../support/etcd.ts";
+import { crashed, events, heldScan, hold, killed, streaming, strict, untilBlocked } from "../support/run.ts";
 import { manyPuts, nastyPairs } from "../support/samples.ts";
 import { programSession } from "../support/schema.ts";
 import { ownEtcd } from "../support/servers.ts";
-import { eventually, makeWorld, type World } from "../support/world.ts";
+import { eventually, makeWorld, Program, type World } from "../support/world.ts";
 
 const EXIT = { equal: 0, configuration: 1, connection: 2, permission: 3, runtime: 4, differences: 5 };
 
@@ -269,6 +273,102 @@ Deno.test(
     await killed(next);
   },
 );
+
+/** etcd, whose second page at a past revision waits for `release`. */
+class HeldPages extends EtcdClient {
+  readonly asked = Promise.withResolvers<void>();
+  readonly #released = Promise.withResolvers<void>();
+  readonly release = this.#released.resolve;
+  #pages = 0;
+
+  override async call<Answer>(
+    ...args: Parameters<typeof EtcdClient.prototype.call<Answer>>
+  ): Promise<Answer> {
+    const { revision, range_end } = args[2] as { revision?: number; range_end?: unknown };
+    if (range_end && revision && ++this.#pages === 2) {
+      this.asked.resolve();
+      await this.#released.promise;
+    }
+    return await super.call<Answer>(...args);
+  }
+}
+
+// What was found at the first revision was repaired as if etcd had it at the second.
+Deno.test(
+  "what a comparison found that compaction has cut off is not repaired by the next one",
+  strict,
+  async () => {
+    await using world = await makeWorld();
+    for (const ops of manyPuts(world.prefix, 10_100)) await world.etcd.txn(ops);
+    await streaming(world);
+    await quiet(world);
+    const [changed, deleted] = [0, 1].map((n) => world.key(`many/00000${n}`));
+    await world.sql("update etcd_kv set value = 'wrong' where key = any ($1)", [[changed, deleted]]);
+    await using opened = new AsyncDisposableStack();
+    const endpoints = parseEtcdDsn(world.etcdDsn).hosts;
+    const kv = opened.adopt(new HeldPages({ endpoints }), (client) => client.close());
+    const select = { prefix: Buffer.from(world.prefix), maxKeyBytes: 2_500 };
+    const postgres = { dsn: world.postgresDsn, schema: world.schema, applicationName: "etcd-pg-sync test" };
+    const log = makeLog({ level: "error", format: "json" });
+    const { signal } = new AbortController();
+    const verifying = verify({ kv, postgres, select, log }, { signal, fix: true });
+    await Promise.race([kv.asked.promise, verifying]);
+    await world.etcd.put(changed, "new");
+    await world.etcd.delete(deleted);
+    await quiet(world);
+    const history = () =>
+      world.sql("select * from etcd_archive where key = any ($1) order by 1, 2, 3", [[changed, deleted]]);
+    const before = await history();
+    await world.etcd.compact(await world.etcd.revision());
+    kv.release();
+    const { repaired, left } = await verifying;
+    assert.deepEqual(await Promise.all([changed, deleted].map((key) => valueOf(world, key))), [
+      "new",
+      undefined,
+    ]);
+    assert.deepEqual(await history(), before);
+    assert.deepEqual([repaired, left], [0, { missing: 0, extra: 0, different: 0 }]);
+  },
+);
+
+// The row's key lost its mark, sorted elsewhere, and was taken for another key, whose row went.
+Deno.test("a key with a byte order mark and an escape is the key that it is", strict, async () => {
+  await using world = await makeWorld({ prefix: "" });
+  const keys = ["efbbbf61ff", "61ff"].map((hex) => Buffer.from(hex, "hex"));
+  for (const key of keys) await world.etcd.put(key, "right");
+  await streaming(world);
+  await quiet(world);
+  const { code, differences, repaired } = await validate(world, ["--fix"]);
+  assert.deepEqual([code, differences, repaired], [EXIT.equal, [], 0]);
+  const rows = await world.sql("select key from etcd order by key");
+  assert.deepEqual(rows.map(({ key }) => key), ["a\\xff", "\ufeffa\\xff"]);
+});
+
+Deno.test("a repair that waits for somebody's lock does not hold up a stop", strict, async () => {
+  await using world = await makeWorld();
+  await world.etcd.put(world.key("k"), "v");
+  await crashed(world, await streaming(world));
+  await world.sql("delete from etcd_kv");
+  const release = await hold(world.session(), "lock table etcd_kv in row exclusive mode");
+  await using fixing = new Program([
+    "validate",
+    "--fix",
+    "--postgres-dsn",
+    world.postgresDsn,
+    "--etcd-dsn",
+    world.etcdDsn,
+  ]);
+  await untilBlocked(world, fixing, /etcd_verify_repair/);
+  let ended: number | undefined;
+  fixing.status.then(({ code }) => ended = code);
+  fixing.kill("SIGTERM");
+  await eventually(() => ended !== undefined);
+  assert.equal(ended, EXIT.runtime);
+  assert.match(fixing.tail(), /: Stopped before everything was compared/);
+  await release();
+  assert.equal((await validate(world, ["--fix"])).code, EXIT.equal);
+  assert.equal(await valueOf(world, world.key("k")), "v");
+});
 
 // The leader's statement had its snapshot before it waited for the repair, did not see the row that was put there, and its
 // delete left it.

@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
 import fc from "fast-check";
 import {
   asText,
@@ -113,6 +114,9 @@ Deno.test("prefixEnd() is the first key after all keys with the prefix", strict,
   assert.deepEqual(prefixEnd(Uint8Array.of(1, 0xff)), Uint8Array.of(2));
   assert.deepEqual(prefixEnd(Uint8Array.of()), Uint8Array.of(0));
   assert.deepEqual(prefixEnd(Uint8Array.of(0xff, 0xff)), Uint8Array.of(0));
+  const prefix = Buffer.from("/a");
+  prefixEnd(prefix);
+  assert.equal(String(prefix), "/a", "what is given stays as it is");
   const before = (key: Uint8Array, end: Uint8Array) =>
     equalBytes(end, Uint8Array.of(0)) || compare(key, end) < 0;
   const holds = (prefix: Uint8Array, key: Uint8Array) => {
