@@ -170,7 +170,9 @@ begin
       'fresh_at', s.fresh_at, 'updated_at', s.updated_at) end,
     'leader', case when s.holder is not null then jsonb_build_object(
       'holder', s.holder, 'epoch', s.epoch, 'lease_until', s.lease_until,
-      'since', (select e.ts from etcd_sync_event e where e.kind = 'leader' order by e.id desc limit 1)) end,
+      -- null: it has the place, and does not lead yet
+      'since', (select case when (e.detail ->> 'epoch')::bigint = s.epoch then e.ts end
+        from etcd_sync_event e where e.kind = 'leader' order by e.id desc limit 1)) end,
     'epoch', s.epoch,
     'instances', etcd_status_instances(),
     'blockers', etcd_status_blockers(),
