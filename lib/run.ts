@@ -79,7 +79,13 @@ async function work(stream: Stream, leadership: Leadership, signal: AbortSignal)
     ended.abort();
     await pausing;
     if (outcome) await transition(stream, leadership, outcome);
+    else if (!signal.aborted) await readAgain(leadership); // a pause
   }
+}
+
+/** The row as it is by now: the drain has moved it on, and whoever takes over the marker goes by it. */
+async function readAgain({ at, mirror, place }: Leadership): Promise<void> {
+  Object.assign(at, await readStream(mirror), { epoch: place.epoch, clusterId: at.clusterId });
 }
 
 /** A pause is no state: the row says where the stream goes on. The place is kept, and the lease renewed. */
@@ -168,5 +174,5 @@ async function transition(stream: Stream, leadership: Leadership, outcome: Inter
     throw new LostPlace("the history of etcd was replaced: the marker has to be bumped in the new one");
   }
   await startScanAgain(session, place, row, to, outcome);
-  Object.assign(at, await readStream(session), { epoch: place.epoch, clusterId: at.clusterId });
+  await readAgain(leadership);
 }

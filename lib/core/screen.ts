@@ -104,7 +104,7 @@ function writerText(report: StreamReport): string {
   const own = instances.find((instance) => instance.leader);
   const since = leader.since
     ? ` since ${timeText(leader.since)} (${ageText(secondsBetween(leader.since, now)!)})`
-    : "";
+    : ", taking the place";
   const lease = isLed(report)
     ? `lease for ${ageText(secondsBetween(now, leader.lease_until)!)}`
     : `lease ran out ${ago(leader.lease_until, now)}`;

@@ -11,6 +11,8 @@ export interface Status {
   stream: string;
   schema: string;
   prefix: string;
+  /** Seconds without a proof after which the mirror counts as not fresh: the setting of who looks. */
+  fresh_timeout: number;
   findings: Finding[];
   postgres: PostgresSide;
   etcd: EtcdSide;

@@ -128,7 +128,7 @@ async function send(
     } catch (error) {
       if (error instanceof LostPlace) throw error;
       if (isLostAnswer(error)) {
-        throw new LostPlace(`no answer of etcd to batch ${batch.id}: ${sentence(error)}`, { cause: error });
+        throw new LostPlace(`no answer to batch ${batch.id}: ${sentence(error)}`, { cause: error });
       }
       if (!isPassing(error)) {
         const refused = await refusedForGood(stream, leadership, rows, alone, error);

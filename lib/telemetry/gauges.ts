@@ -12,7 +12,7 @@ export interface Watched {
   stream: string;
   version: string;
   /** An answer that is older does not count as one. */
-  freshTimeoutMs: number;
+  freshTimeoutMs: () => number;
   vitals: Vitals;
   observer: Observer;
 }
@@ -40,7 +40,7 @@ export function addGauges(meter: Meter, watched: Watched): void {
  * has not: where etcd is down it goes from one to the other, and none comes further.
  */
 function etcdAnswers({ vitals: { role, etcd, since, failed }, freshTimeoutMs }: Watched): boolean | null {
-  if (role === "leader") return performance.now() - (etcd?.answeredAt ?? since) <= freshTimeoutMs;
+  if (role === "leader") return performance.now() - (etcd?.answeredAt ?? since) <= freshTimeoutMs();
   return role === "taking" || role === "failing" && failed === "etcd" ? false : null;
 }
 
