@@ -108,10 +108,13 @@ language sql stable set search_path from current as $$
   where e.count > 0
 $$;
 
+-- Without the size of a table that somebody has locked: to tell it would be to wait.
 create function etcd_status_tables() returns jsonb
 language sql stable set search_path from current as $$
   select jsonb_object_agg(c.relname, jsonb_build_object(
-    'bytes', pg_total_relation_size(c.oid), 'rows_estimate', nullif(c.reltuples, -1)::bigint))
+    'bytes', case when not exists (select from pg_locks l
+      where l.relation = c.oid and l.mode = 'AccessExclusiveLock' and l.granted) then pg_total_relation_size(c.oid) end,
+    'rows_estimate', nullif(c.reltuples, -1)::bigint))
   from pg_class c
   where c.relnamespace = (select n.oid from pg_namespace n where n.nspname = current_schema())
     and c.relname in ('etcd_kv', 'etcd_archive', 'etcd_wal', 'etcd_wal_tx', 'etcd_sync_event')

@@ -164,7 +164,9 @@ function verifiedText({ verification: last, now }: StreamReport): string {
 
 function tablesText({ tables }: StreamReport): string {
   return Object.entries(tables).map(([name, { bytes, rows_estimate }]) =>
-    `${name} ${bytesText(bytes)}${rows_estimate === null ? "" : ` (about ${plural(rows_estimate, "row")})`}`
+    `${name} ${bytes === null ? "locked" : bytesText(bytes)}${
+      rows_estimate === null ? "" : ` (about ${plural(rows_estimate, "row")})`
+    }`
   ).join(", ");
 }
 

@@ -63,7 +63,8 @@ export interface StreamReport {
   losses: Losses;
   /** By kind, of the last day. */
   events: Record<string, { count: number; at: string; detail: Record<string, unknown> }>;
-  tables: Record<string, { bytes: number; rows_estimate: number | null }>;
+  /** `bytes` null: somebody has the table locked. */
+  tables: Record<string, { bytes: number | null; rows_estimate: number | null }>;
   verification: Verification | null;
   retention: Retention | null;
 }

@@ -26,7 +26,10 @@ Deno.test("ready(): each role, and the reason in words", strict, () => {
   vitals.takes();
   assert.match(say(vitals), /^false: taking the writer's place for -?0\.0 s$/);
   vitals.fails("PostgreSQL: connect ECONNREFUSED 127.0.0.1:5432", "postgres");
-  assert.match(say(vitals), /^false: neither leader nor standby for -?0\.0 s: PostgreSQL: connect ECONNREFUSED 127/);
+  assert.match(
+    say(vitals),
+    /^false: neither leader nor standby for -?0\.0 s: PostgreSQL: connect ECONNREFUSED 127/,
+  );
   vitals.takes();
   assert.match(say(vitals), /^false: taking .* s; before: PostgreSQL: connect ECONNREFUSED 127/);
   vitals.standsBy();
