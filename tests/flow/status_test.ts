@@ -258,7 +258,7 @@ Deno.test("who holds the mirror up is named", strict, async () => {
   await streaming(world);
   const session = world.session();
   const [{ pid }] = await session.sql("select pg_backend_pid() as pid");
-  const release = await hold(session, "lock table etcd_kv in exclusive mode");
+  const release = await hold(session, "lock table etcd_kv in access exclusive mode");
   await world.etcd.put(world.key("a"), "1");
   const status = await until(world, ["EPS-706"]);
   assert.match(told(status, "EPS-706"), new RegExp(`^Locks of session ${pid} of '.*`));
@@ -271,6 +271,7 @@ Deno.test("status does not wait for somebody's lock on the state", strict, async
   const release = await hold(world.session(), "lock table etcd_sync_state in access exclusive mode");
   const status = await look(world);
   assert.deepEqual([codes(status), status.exit_code], [["EPS-403"], 4]);
+  assert.match(told(status, "EPS-403"), /: locks on the stream's tables stand in the way, of session \d+$/);
   await release();
 });
 
