@@ -73,7 +73,11 @@ export async function drain(
       });
       if (sent) tellSettled(stream, batch.id, sent, began);
       sent = null;
-      if (rows.length === 0) return signal.aborted ? null : "wal-empty";
+      if (rows.length === 0) {
+        if (!signal.aborted) return "wal-empty";
+        await unpark(leadership.drain);
+        return null;
+      }
       batch.id++;
       const trace = new BatchTrace(stream.telemetry, batch.id, rows, began);
       sent = { rows, trace, settlement: { kind: "none" } };

@@ -80,9 +80,6 @@ Deno.test(
 
 /** The last comparison is four days old, and found so many keys that differ. */
 async function verified(world: { sql(text: string): Promise<unknown> }, differences: number): Promise<void> {
-  await world.sql(`create table if not exists etcd_sync_verify (only_row boolean primary key default true,
-    installed_at timestamptz not null default now(), verified_at timestamptz, missing bigint, extra bigint, different bigint)`);
-  await world.sql("insert into etcd_sync_verify default values on conflict do nothing");
   await world.sql(`update etcd_sync_verify set missing = 0, extra = ${differences}, different = 0,
     verified_at = now() - interval '${differences ? 4 : 0} days'`);
 }

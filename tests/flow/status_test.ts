@@ -238,7 +238,7 @@ Deno.test("only a standby, that cannot take over", strict, async () => {
   assert.match(told(status, "EPS-601"), /; 1 standby should take over$/);
   assert.equal(status.postgres.report!.instances.filter(({ leader }) => !leader).length, 1);
   await release();
-  await until(world, []);
+  await eventually(async () => (await look(world)).healthy, { timeoutMs: 40_000 });
 });
 
 Deno.test("a bootstrap under way", strict, async () => {
