@@ -25,6 +25,7 @@ export interface StreamPlace {
 export interface Target extends StreamPlace {
   etcd: EtcdOptions;
   prefix: Uint8Array;
+  freshTimeoutMs: number;
 }
 
 export interface Config extends Target {
@@ -35,7 +36,6 @@ export interface Config extends Target {
   rescanAfter: number | null;
   refuseOversize: boolean;
   maxDeletes: number;
-  freshTimeoutMs: number;
   retention: Retention;
   /** null = never. */
   walLimit: number | null;
@@ -58,17 +58,13 @@ export function readConfig(flags: Flags, env: Environment = Deno.env.toObject())
 
 /** @throws {Fatal} see `readConfig` */
 export function configOf(settings: Settings, env: Environment): Config {
-  const { etcd, prefix } = readEtcd(settings, env);
   return {
-    ...placeOf(settings, env),
-    etcd,
-    prefix,
+    ...targetOf(settings, env),
     oneWay: value(settings, "one-way"),
     maxTxnOps: value(settings, "max-txn-ops"),
     rescanAfter: value(settings, "rescan-after"),
     refuseOversize: value(settings, "oversize") === "refuse",
     maxDeletes: value(settings, "max-deletes"),
-    freshTimeoutMs: value(settings, "fresh-timeout"),
     retention: {
       walMs: value(settings, "wal-retention"),
       historyMs: value(settings, "history-retention"),
@@ -89,7 +85,15 @@ export function readStreamPlace(flags: Flags, env: Environment = Deno.env.toObje
 /** For a command that looks at both sides. @throws {Fatal} see `readConfig` */
 export function readTarget(flags: Flags, env: Environment = Deno.env.toObject()): Target {
   const settings = readSettings(flags, env);
-  return { ...placeOf(settings, env), ...readEtcd(settings, env) };
+  return targetOf(settings, env);
+}
+
+function targetOf(settings: Settings, env: Environment): Target {
+  return {
+    ...placeOf(settings, env),
+    ...readEtcd(settings, env),
+    freshTimeoutMs: value(settings, "fresh-timeout"),
+  };
 }
 
 function placeOf(settings: Settings, env: Environment): StreamPlace {

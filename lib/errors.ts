@@ -107,6 +107,24 @@ export function kindOf(error: unknown): ExitKind {
   return exitKind(codeOf(error));
 }
 
+export type Server = "postgres" | "etcd";
+
+/** The server that fails; null: neither, or the sentence names it. etcd's codes are grpc's numbers. */
+export function serverOf(error: unknown): Server | null {
+  if (error instanceof Fatal) return null;
+  if (error instanceof LostPlace) return error.cause === undefined ? null : serverOf(error.cause);
+  if (typeof (error as { code?: unknown }).code === "number") return "etcd";
+  return codeOf(error) === "EPS-400" ? null : "postgres";
+}
+
+const NAMES: Record<Server, string> = { postgres: "PostgreSQL", etcd: "etcd" };
+
+/** An error's sentence, after the name of the server that fails. */
+export function namedSentence(error: unknown): string {
+  const server = serverOf(error);
+  return server === null ? sentence(error) : `${NAMES[server]}: ${sentence(error)}`;
+}
+
 /** An error's sentence. Some of node's carry it only in their parts. */
 export function sentence(error: unknown): string {
   if (error instanceof AggregateError && !error.message) return error.errors.map(sentence).join("; ");

@@ -12,11 +12,16 @@ import { type Name, NAMES, setting } from "./settings/table.ts";
 import { gateOf, settingsOf, type Stream } from "./stream.ts";
 import { Troubles } from "./troubles.ts";
 
-/** @param reread what is configured by now */
-export function reloader(stream: Stream, running: Config, reread: () => Config): () => Promise<void> {
+/** What is in force, for those that look at it at each use. */
+export interface Live {
+  config: Config;
+}
+
+/** @param reread what is configured by now @param live what is in force: changed here */
+export function reloader(stream: Stream, live: Live, reread: () => Config): () => Promise<void> {
   return async () => {
     try {
-      running = await change(stream, running, reread());
+      live.config = await change(stream, live.config, reread());
     } catch (error) {
       stream.log.error(
         { code: "EPS-717", error: sentence(error) },

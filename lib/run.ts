@@ -1,8 +1,7 @@
 /** The loop: state → its flow → outcome → transition. */
 import type { Control } from "./control.ts";
-import { codeOf, Fatal, kindOf, LostPlace, sentence } from "./errors.ts";
+import { codeOf, Fatal, kindOf, LostPlace, namedSentence, serverOf } from "./errors.ts";
 import { drain, waitForWal } from "./flow/drain.ts";
-import { EtcdError } from "./etcd/client.ts";
 import { keep } from "./flow/keep.ts";
 import { lead } from "./flow/lead.ts";
 import { mirror } from "./flow/mirror.ts";
@@ -46,10 +45,15 @@ async function leadAgain(stream: Stream, signal: AbortSignal): Promise<void> {
       if (error instanceof Fatal) throw error;
       if (hadPlace(vitals) && performance.now() - vitals.since > HEALTHY_MS) backoff.reset();
       const kind = error instanceof LostPlace ? "lost-place" : kindOf(error);
-      vitals.fails(sentence(error));
+      const server = serverOf(error);
+      vitals.fails(namedSentence(error), server);
       stream.telemetry.failed(kind);
-      if (kind === "connection") stream.telemetry.reconnects(serverOf(error));
-      stream.troubles.tell("place", { code: codeOf(error), error: sentence(error), kind }, "begins anew");
+      if (kind === "connection") stream.telemetry.reconnects(server ?? "postgres");
+      stream.troubles.tell(
+        "place",
+        { code: codeOf(error), error: namedSentence(error), kind },
+        "begins anew",
+      );
       if (!(error instanceof LostPlace) && kindOf(error) === "runtime") {
         stream.log.debug({ stack: (error as Error).stack }, "stack");
       }
@@ -60,10 +64,6 @@ async function leadAgain(stream: Stream, signal: AbortSignal): Promise<void> {
 
 function hadPlace({ role }: Vitals): boolean {
   return role === "leader" || role === "standby";
-}
-
-function serverOf(error: unknown): "postgres" | "etcd" {
-  return error instanceof EtcdError ? "etcd" : "postgres";
 }
 
 async function work(stream: Stream, leadership: Leadership, signal: AbortSignal): Promise<void> {
@@ -79,8 +79,13 @@ async function work(stream: Stream, leadership: Leadership, signal: AbortSignal)
     ended.abort();
     await pausing;
     if (outcome) await transition(stream, leadership, outcome);
-    else if (!signal.aborted) await readAgain(leadership);
+    else if (!signal.aborted) await readAgain(leadership); // a pause
   }
+}
+
+/** The row as it is by now: the drain has moved its side on, and by that the next takeover resolves what is in flight. */
+async function readAgain({ at, mirror, place }: Leadership): Promise<void> {
+  Object.assign(at, await readStream(mirror), { epoch: place.epoch, clusterId: at.clusterId });
 }
 
 /** A pause is no state: the row says where the stream goes on. The place is kept, and the lease renewed. */
@@ -170,9 +175,4 @@ async function transition(stream: Stream, leadership: Leadership, outcome: Inter
   }
   await startScanAgain(session, place, row, to, outcome);
   await readAgain(leadership);
-}
-
-/** The drain has moved its side of the row; by that the next takeover resolves what is in flight. */
-async function readAgain({ mirror, place, at }: Leadership): Promise<void> {
-  Object.assign(at, await readStream(mirror), { epoch: place.epoch, clusterId: at.clusterId });
 }

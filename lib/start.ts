@@ -3,14 +3,14 @@ import manifest from "../deno.json" with { type: "json" };
 import type { Config } from "./config.ts";
 import { postgresOptions } from "./connect.ts";
 import { Hangups } from "./lifecycle.ts";
+import type { Status } from "./core/status.ts";
 import type { Log } from "./log.ts";
 import { openStream } from "./open.ts";
-import { type Pages, servePages } from "./pages.ts";
-import { reloader } from "./reload.ts";
+import { servePages } from "./pages.ts";
+import { type Live, reloader } from "./reload.ts";
 import { runStream } from "./run.ts";
 import { StatusReader, statusTarget } from "./status.ts";
 import { openTelemetry } from "./telemetry/open.ts";
-import type { Telemetry } from "./telemetry/telemetry.ts";
 import { alive, ready } from "./telemetry/vitals.ts";
 import { Troubles } from "./troubles.ts";
 
@@ -26,6 +26,8 @@ export async function start(
   reread?: () => Config,
 ): Promise<void> {
   await using opened = new AsyncDisposableStack();
+  const live = { config };
+  const freshTimeoutMs = () => live.config.freshTimeoutMs;
   const hangups = reread && opened.use(new Hangups());
   const troubles = new Troubles(log);
   const postgres = postgresOptions(config, troubles);
@@ -33,7 +35,7 @@ export async function start(
     await openTelemetry({
       stream: config.stream,
       version: manifest.version,
-      freshTimeoutMs: config.freshTimeoutMs,
+      freshTimeoutMs,
       postgres,
       log,
       troubles,
@@ -42,26 +44,49 @@ export async function start(
   );
   signal.addEventListener("abort", () => telemetry.vitals.stops(), { once: true });
   if (config.listen) {
-    const reader = opened.use(new StatusReader(statusTarget(config)));
-    opened.use(servePages(config.listen, pages(config, telemetry, page!, reader), log));
+    const { vitals } = telemetry;
+    const status = opened.use(new LiveStatus(live));
+    const pages = {
+      metrics: page!,
+      healthz: () => alive(vitals),
+      readyz: () => ready(vitals, freshTimeoutMs()),
+      status: () => status.read(),
+    };
+    opened.use(servePages(config.listen, pages, log));
   }
   const stream = await openStream(config, { log, troubles, telemetry, postgres }, opened);
-  hangups?.each(reloader(stream, config, reread!));
+  hangups?.each(reloader(stream, live, reread!));
   await runStream(stream, signal);
 }
 
-function pages(
-  config: Config,
-  { vitals }: Telemetry,
-  metrics: () => Promise<string>,
-  reader: StatusReader,
-): Pages {
-  let reading: ReturnType<StatusReader["read"]> | undefined;
-  return {
-    metrics,
-    healthz: () => alive(vitals),
-    readyz: () => ready(vitals, config.freshTimeoutMs),
-    // who asks meanwhile gets the same answer
-    status: () => reading ??= reader.read().finally(() => reading = undefined),
-  };
+/** The status by what is in force: after SIGHUP by a new reader, with the new login. */
+class LiveStatus implements AsyncDisposable {
+  readonly #live: Live;
+  #config: Config;
+  #reader: StatusReader;
+  #reading: Promise<Status> | undefined;
+
+  constructor(live: Live) {
+    this.#live = live;
+    this.#config = live.config;
+    this.#reader = new StatusReader(statusTarget(live.config));
+  }
+
+  /** Who asks meanwhile gets the same answer. */
+  read(): Promise<Status> {
+    return this.#reading ??= this.#read().finally(() => this.#reading = undefined);
+  }
+
+  async #read(): Promise<Status> {
+    if (this.#config !== this.#live.config) {
+      await this.#reader[Symbol.asyncDispose]();
+      this.#config = this.#live.config;
+      this.#reader = new StatusReader(statusTarget(this.#config));
+    }
+    return await this.#reader.read();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#reader[Symbol.asyncDispose]();
+  }
 }

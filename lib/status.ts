@@ -17,6 +17,7 @@ export interface StatusTarget {
   postgresAddress: string;
   etcd: EtcdOptions;
   prefix: Uint8Array;
+  freshTimeoutMs: number;
 }
 
 /** A server that answers no sooner is one that hangs. */
@@ -24,7 +25,7 @@ const STATEMENT_SECONDS = 5;
 
 /** What is looked at, on a session of its own that no holder's place is told by. */
 export function statusTarget(target: Target): StatusTarget {
-  const { stream, schema, postgresDsn, etcd, prefix } = target;
+  const { stream, schema, postgresDsn, etcd, prefix, freshTimeoutMs } = target;
   return {
     stream,
     postgres: {
@@ -36,6 +37,7 @@ export function statusTarget(target: Target): StatusTarget {
     postgresAddress: withoutSecrets(postgresDsn),
     etcd,
     prefix,
+    freshTimeoutMs,
   };
 }
 
@@ -53,10 +55,18 @@ export class StatusReader implements AsyncDisposable {
 
   /** Never throws: what cannot be seen is a finding. */
   async read(): Promise<Status> {
-    const { stream, postgres: { schema }, prefix } = this.#target;
+    const { stream, postgres: { schema }, prefix, freshTimeoutMs } = this.#target;
     // etcd's revision is read beside: a busy stream is some revisions ahead or behind by the time both are known
     const [postgres, etcd] = await Promise.all([this.#readPostgres(), this.#readEtcd()]);
-    const seen = { at: new Date().toISOString(), stream, schema, prefix: keyText(prefix), postgres, etcd };
+    const seen = {
+      at: new Date().toISOString(),
+      stream,
+      schema,
+      prefix: keyText(prefix),
+      fresh_timeout: freshTimeoutMs / 1_000,
+      postgres,
+      etcd,
+    };
     const findings = advise(seen);
     const exit_code = exitOf(findings);
     return { ...seen, healthy: exit_code === 0, exit_code, findings };

@@ -35,6 +35,11 @@ export class Troubles {
     }
   }
 
+  /** Their end will be nobody's to tell. */
+  forget(...names: string[]): void {
+    for (const name of names) this.#episodes.delete(name);
+  }
+
   /** What was in trouble works: told once an episode too. */
   over(name: string, message: string, now = performance.now()): void {
     const last = this.#episodes.get(name);

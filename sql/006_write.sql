@@ -62,9 +62,9 @@ declare
 begin
   if wal_limit is not null then
     raise exception using errcode = 'ZE013',
-      message = format('Cannot write key %L: the WAL is full, its limit are %s writes that wait for etcd (--wal-limit)',
+      message = format('Cannot write key %L: the WAL is full, its limit is %s writes that wait for etcd (--wal-limit)',
         case when length(_key) > 100 then left(_key, 100) || '…' else _key end, wal_limit),
-      hint = 'Try again when etcd-pg-sync has caught up; if it does not, its log says what it waits for.';
+      hint = 'Try again when etcd-pg-sync has caught up; ''etcd-pg-sync status'' says what it waits for.';
   end if;
 end $$;
 

@@ -108,10 +108,13 @@ language sql stable set search_path from current as $$
   where e.count > 0
 $$;
 
+-- Without the size of a table that somebody has locked: to tell it would be to wait.
 create function etcd_status_tables() returns jsonb
 language sql stable set search_path from current as $$
   select jsonb_object_agg(c.relname, jsonb_build_object(
-    'bytes', pg_total_relation_size(c.oid), 'rows_estimate', nullif(c.reltuples, -1)::bigint))
+    'bytes', case when not exists (select from pg_locks l
+      where l.relation = c.oid and l.mode = 'AccessExclusiveLock' and l.granted) then pg_total_relation_size(c.oid) end,
+    'rows_estimate', nullif(c.reltuples, -1)::bigint))
   from pg_class c
   where c.relnamespace = (select n.oid from pg_namespace n where n.nspname = current_schema())
     and c.relname in ('etcd_kv', 'etcd_archive', 'etcd_wal', 'etcd_wal_tx', 'etcd_sync_event')
@@ -170,7 +173,9 @@ begin
       'fresh_at', s.fresh_at, 'updated_at', s.updated_at) end,
     'leader', case when s.holder is not null then jsonb_build_object(
       'holder', s.holder, 'epoch', s.epoch, 'lease_until', s.lease_until,
-      'since', (select e.ts from etcd_sync_event e where e.kind = 'leader' order by e.id desc limit 1)) end,
+      -- null: it has the place, and does not lead yet
+      'since', (select case when (e.detail ->> 'epoch')::bigint = s.epoch then e.ts end
+        from etcd_sync_event e where e.kind = 'leader' order by e.id desc limit 1)) end,
     'epoch', s.epoch,
     'instances', etcd_status_instances(),
     'blockers', etcd_status_blockers(),

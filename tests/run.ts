@@ -1,27 +1,59 @@
 /**
- * The `test` task: starts the servers once, runs `deno test` with what it was given, stops the servers.
+ * The `test` task: starts the servers, runs `deno test` with what it was given, stops the servers. Given nothing it runs
+ * all tests, in two halves.
  *
  * Its last line is `N passed, N failed`, and it fails where no test ran.
  */
 
-import { startServers, versions } from "./support/servers.ts";
+import { type Servers, startServers, versions } from "./support/servers.ts";
 
 const permissions = ["net", "env", "read", "write", "run", "sys"].map((name) => `--allow-${name}`);
 
+/** These take about as long as all others. Without arguments the two halves run side by side, on servers of their own. */
+const FIRST_HALF = ["fault", "promise", "robustness"];
+
 async function main(args: string[]): Promise<number> {
-  await using servers = await startServers((line) => console.log(line));
+  // The terminal tells the children too; this process stays until the servers are stopped
+  Deno.addSignalListener("SIGINT", () => {});
+  await using opened = new AsyncDisposableStack();
+  const runs: Promise<Result>[] = [];
+  for (const given of args.length > 0 ? [args] : halves()) {
+    const said = new Output(Promise.allSettled(runs));
+    // one after another: the first may have to fetch them
+    const servers = opened.use(await startServers((line) => said.write(`${line}\n`)));
+    runs.push(runOne(given, servers, said));
+  }
+  const results = await Promise.all(runs);
+  const sum = (which: "passed" | "failed") => results.reduce((sum, result) => sum + result[which], 0);
+  closing = `${sum("passed")} passed, ${sum("failed")} failed`;
+  if (results.some(({ passed, failed }) => passed + failed === 0)) return 1;
+  return Math.max(...results.map(({ code }) => code));
+}
+
+function halves(): string[][] {
+  const folders = [...Deno.readDirSync("tests")].filter((entry) => entry.isDirectory).map(({ name }) => name);
+  const { first, second } = Object.groupBy(folders, (name) => FIRST_HALF.includes(name) ? "first" : "second");
+  return [first!, second!].map((half) => half.toSorted().map((name) => `tests/${name}/`));
+}
+
+interface Result {
+  code: number;
+  passed: number;
+  failed: number;
+}
+
+async function runOne(args: string[], servers: Servers, said: Output): Promise<Result> {
   const { postgres, etcd } = await versions(servers);
-  console.log(`servers: ${servers.way}, PostgreSQL ${postgres}, etcd ${etcd}`);
-  const { code, output } = await runTests(args, {
+  said.write(`servers: ${servers.way}, PostgreSQL ${postgres}, etcd ${etcd}\n`);
+  const { code, output } = await runTests(args, said, {
     ETCD_PG_SYNC_TEST_POSTGRES: servers.postgresDsn,
     ETCD_PG_SYNC_TEST_ETCD: servers.etcdDsn,
   });
-  const { passed, failed } = summary(output);
-  closing = `${passed} passed, ${failed} failed`;
-  return code === 0 && passed + failed === 0 ? 1 : code;
+  await said.written();
+  return { code, ...summary(output) };
 }
 
-async function runTests(args: string[], env: Record<string, string>) {
+async function runTests(args: string[], said: Output, env: Record<string, string>) {
   const paths = args.some(isPath) ? [] : ["tests/"];
   const colors: Record<string, string> = Deno.stdout.isTerminal() ? { FORCE_COLOR: "1" } : {};
   const child = new Deno.Command(Deno.execPath(), {
@@ -30,11 +62,33 @@ async function runTests(args: string[], env: Record<string, string>) {
     stdin: "null",
     stdout: "piped",
   }).spawn();
-  // The terminal tells the child too; this process stays until the servers are stopped
-  Deno.addSignalListener("SIGINT", () => {});
   Deno.addSignalListener("SIGTERM", () => child.kill("SIGTERM"));
-  const [output, { code }] = await Promise.all([copyOut(child.stdout), child.status]);
+  const [output, { code }] = await Promise.all([copyOut(child.stdout, said), child.status]);
   return { code, output };
+}
+
+/** Keeps what is written until its turn has come. */
+class Output {
+  #kept: string[] | undefined = [];
+  readonly #turn: Promise<void>;
+
+  constructor(before: Promise<unknown>) {
+    this.#turn = before.then(() => {
+      const kept = this.#kept!;
+      this.#kept = undefined;
+      for (const text of kept) this.write(text);
+    });
+  }
+
+  write(text: string): void {
+    if (this.#kept) return void this.#kept.push(text);
+    const bytes = new TextEncoder().encode(text);
+    for (let at = 0; at < bytes.length;) at += Deno.stdout.writeSync(bytes.subarray(at));
+  }
+
+  written(): Promise<void> {
+    return this.#turn;
+  }
 }
 
 /** Whether an argument names files, and is not an option or an option's value. */
@@ -48,12 +102,13 @@ function isPath(arg: string): boolean {
 }
 
 /** Shows the output as it comes, and returns all of it. */
-async function copyOut(stream: ReadableStream<Uint8Array>): Promise<string> {
+async function copyOut(stream: ReadableStream<Uint8Array>, said: Output): Promise<string> {
   const decoder = new TextDecoder();
   let text = "";
   for await (const chunk of stream) {
-    for (let at = 0; at < chunk.length;) at += Deno.stdout.writeSync(chunk.subarray(at));
-    text += decoder.decode(chunk, { stream: true });
+    const part = decoder.decode(chunk, { stream: true });
+    said.write(part);
+    text += part;
   }
   return text;
 }

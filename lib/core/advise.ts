@@ -15,8 +15,6 @@ import { etcdVersion } from "./version.ts";
 /** What was seen, without the conclusions. */
 export type Seen = Omit<Status, "findings" | "healthy" | "exit_code">;
 
-/** Seconds without a proof after which readers should know. A running writer has one every second. */
-export const FRESH_SECONDS = 10;
 /** Seconds that a write may wait for etcd. */
 export const WAIT_SECONDS = 60;
 /** A standby asks for the place four times a second. */
@@ -216,7 +214,7 @@ export function isWhole({ state }: StreamState): boolean {
   return WHOLE.includes(state);
 }
 
-function freshness({ etcd, postgres }: Seen, stream: StreamState): Found[] {
+function freshness({ etcd, postgres, fresh_timeout }: Seen, stream: StreamState): Found[] {
   const { now } = postgres.report!;
   if (!isWhole(stream)) {
     const where = stream.scan_cursor === null
@@ -226,7 +224,7 @@ function freshness({ etcd, postgres }: Seen, stream: StreamState): Found[] {
       } ago`;
     return [{ code: "EPS-603", text: `A scan is under way (state '${stream.state}'): ${where}` }];
   }
-  if (stream.fresh_age !== null && stream.fresh_age <= FRESH_SECONDS) return [];
+  if (stream.fresh_age !== null && stream.fresh_age <= fresh_timeout) return [];
   const behind = etcd.revision === null
     ? ""
     : `; it is ${plural(Math.max(0, etcd.revision - stream.revision), "revision")} behind etcd`;

@@ -107,7 +107,8 @@ const CONNECTION = {
     name: "etcd-silent",
     meaning:
       "etcd took the call and gave no answer in time: no quorum, a slow disk, or a cut in the network.",
-    advice: "`etcdctl endpoint status --cluster`: is there a leader? Then the disks of the members.",
+    advice:
+      "`etcdctl endpoint health`, and `etcdctl endpoint status --cluster`: is there a leader? Then the processes and disks of the members.",
   },
 };
 
@@ -126,17 +127,19 @@ const PERMISSION = {
     name: "postgres-rights",
     meaning: "The role has no right to do this in PostgreSQL.",
     advice:
-      "docs/rights.md has the grants. For `status`: `grant usage on schema …` and `grant execute on function etcd_sync_status()`.",
+      "`etcd-pg-sync config check` names the grants that are missing. For `status`: `grant usage on schema …` and `grant execute on function etcd_sync_status()`.",
   },
   "EPS-311": {
     name: "etcd-login",
-    meaning: "etcd does not accept the login: a token that has ended, or users that have changed.",
-    advice: "An instance logs in anew by itself. If it stays: the password in `--etcd-dsn`, and a restart.",
+    meaning:
+      "etcd does not accept the login: there is none and it wants one, a token has ended, or users have changed.",
+    advice:
+      "An instance logs in anew by itself. If it stays: user and password in `--etcd-dsn`; from a file they count after SIGHUP, else after a restart.",
   },
   "EPS-312": {
     name: "etcd-rights",
     meaning: "etcd refuses the password, or the user may not read or write these keys.",
-    advice: "`etcdctl user get` and `etcdctl role get`; docs/rights.md has the grants.",
+    advice: "`etcd-pg-sync config check` names the right that is missing, and the command that grants it.",
   },
 };
 
@@ -176,8 +179,8 @@ const UNHEALTHY = {
   "EPS-602": {
     name: "not-fresh",
     meaning:
-      "For more than 10 s nothing has proved that the mirror has all that etcd has. Readers see old values.",
-    advice: "Look for its cause among the other findings, then in the writer's log.",
+      "For longer than `--fresh-timeout` (10 s) nothing has proved that the mirror has all that etcd has. Readers see old values.",
+    advice: "Its cause is among the other findings, or in `/readyz` and the log of the writer.",
   },
   "EPS-603": {
     name: "scanning",
@@ -190,19 +193,20 @@ const UNHEALTHY = {
     meaning:
       "The oldest write from SQL has waited for etcd for more than a minute (since the start of its transaction).",
     advice:
-      "Alarms, quorum and rights of etcd; then the writer's log. Nothing is lost: it is tried for ever.",
+      "`etcdctl alarm list` and `endpoint health`; `etcd-pg-sync config check` for rights; then the writer's log. Nothing is lost: it is tried for ever.",
   },
   "EPS-605": {
     name: "etcd-takes-no-writes",
     meaning:
       "etcd does not take the drain's writes now: no space, no leader, no right to the marker. The mirror goes on.",
-    advice: "The log line has etcd's words. Nothing is lost, it is tried on.",
+    advice:
+      "The log line has etcd's words; `etcd-pg-sync config check` names a right that is missing. Nothing is lost, it is tried on.",
   },
   "EPS-606": {
     name: "etcd-no-space",
     meaning: "etcd has raised NOSPACE: its database is at its quota, and it takes no puts.",
     advice:
-      "Compact and defragment, or raise `--quota-backend-bytes`; then `etcdctl alarm disarm`. Writes from SQL wait meanwhile.",
+      "Compact and defragment (docs/operations.md has the commands), or raise `--quota-backend-bytes`; then `etcdctl alarm disarm`. Writes from SQL wait meanwhile.",
   },
   "EPS-607": {
     name: "etcd-corrupt",
@@ -290,7 +294,7 @@ const NOTICES = {
     name: "wal-filling",
     meaning:
       "Four fifths of `--wal-limit` writes wait for etcd. At the limit new ones are refused with ZE013.",
-    advice: "As for EPS-604.",
+    advice: "Find out why etcd does not take them (EPS-604 to EPS-608), before it is full.",
   },
   "EPS-709": {
     name: "commits-lost",

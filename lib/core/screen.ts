@@ -104,7 +104,7 @@ function writerText(report: StreamReport): string {
   const own = instances.find((instance) => instance.leader);
   const since = leader.since
     ? ` since ${timeText(leader.since)} (${ageText(secondsBetween(leader.since, now)!)})`
-    : "";
+    : ", taking the place";
   const lease = isLed(report)
     ? `lease for ${ageText(secondsBetween(now, leader.lease_until)!)}`
     : `lease ran out ${ago(leader.lease_until, now)}`;
@@ -164,7 +164,9 @@ function verifiedText({ verification: last, now }: StreamReport): string {
 
 function tablesText({ tables }: StreamReport): string {
   return Object.entries(tables).map(([name, { bytes, rows_estimate }]) =>
-    `${name} ${bytesText(bytes)}${rows_estimate === null ? "" : ` (about ${plural(rows_estimate, "row")})`}`
+    `${name} ${bytes === null ? "locked" : bytesText(bytes)}${
+      rows_estimate === null ? "" : ` (about ${plural(rows_estimate, "row")})`
+    }`
   ).join(", ");
 }
 

@@ -11,6 +11,8 @@ export interface Status {
   stream: string;
   schema: string;
   prefix: string;
+  /** Seconds without a proof after which the mirror counts as not fresh: the setting of who looks. */
+  fresh_timeout: number;
   findings: Finding[];
   postgres: PostgresSide;
   etcd: EtcdSide;
@@ -61,7 +63,8 @@ export interface StreamReport {
   losses: Losses;
   /** By kind, of the last day. */
   events: Record<string, { count: number; at: string; detail: Record<string, unknown> }>;
-  tables: Record<string, { bytes: number; rows_estimate: number | null }>;
+  /** `bytes` null: somebody has the table locked. */
+  tables: Record<string, { bytes: number | null; rows_estimate: number | null }>;
   verification: Verification | null;
   retention: Retention | null;
 }

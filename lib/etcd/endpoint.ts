@@ -56,7 +56,9 @@ export class Endpoint {
     const error = await whyNot(client);
     if (error === null) return client;
     this.reset();
-    throw new EtcdError(error.code, `${this.address}: ${readReason(error)}`, true);
+    // the reason may end with the address, where that is no name
+    const reason = readReason(error).replace(` ${this.address}`, "");
+    throw new EtcdError(error.code, `${this.address}: ${reason}`, true);
   }
 
   /** Behind a relay grpc knows only that its connection ended; the relay knows why. */

@@ -21,7 +21,15 @@ const LEARNER = "etcdserver: rpc not supported for learner";
 
 /** An error of a stream or a call as ours. */
 export function asEtcdError(error: Partial<grpc.ServiceError> & Error): EtcdError {
-  const message = error.details || error.message;
+  const message = readable(error.details || error.message);
   const code = LOG_IN_AGAIN.has(message) ? grpc.status.UNAUTHENTICATED : error.code ?? grpc.status.UNKNOWN;
   return new EtcdError(code, message, message === LEARNER);
+}
+
+/** grpc's own words at a deadline go on with how the time was spent. */
+function readable(message: string): string {
+  return message.replace(
+    /^Deadline exceeded after ([\d.]+)s\b.*$/s,
+    (_, seconds) => `no answer for ${Math.round(seconds)} s`,
+  );
 }

@@ -3,7 +3,7 @@
  * writers are told how much more may wait. One instance does it, with or without an etcd to lead with. Nothing here needs the
  * fence: what may go is decided by what is committed (sql/008_keep.sql), whoever looks.
  */
-import { codeOf, sentence } from "../errors.ts";
+import { codeOf, namedSentence } from "../errors.ts";
 import { Backoff, sleep } from "../lifecycle.ts";
 import { Session } from "../postgres/client.ts";
 import {
@@ -44,7 +44,7 @@ export async function keep(stream: Stream, signal: AbortSignal): Promise<void> {
       if (signal.aborted) return;
       stream.troubles.tell(
         "keep",
-        { code: codeOf(error), error: sentence(error) },
+        { code: codeOf(error), error: namedSentence(error) },
         "retention and the limit of the WAL wait; trying on",
       );
       await backoff.pause(signal);

@@ -4,7 +4,7 @@
  */
 import { Control } from "../control.ts";
 import { OwnWrites } from "../core/txn.ts";
-import { LostPlace, sentence } from "../errors.ts";
+import { LostPlace, namedSentence } from "../errors.ts";
 import { checkHistory, type HistoryCheck } from "../etcd/history.ts";
 import { readOwnMarker } from "../etcd/marker.ts";
 import { sleep, within } from "../lifecycle.ts";
@@ -109,8 +109,12 @@ async function waitForPlace(
     const freed = await tryLock(session, streamId);
     await endHolder(session, freed);
     const row = await takePlace(session, holder, freed);
-    if (row) return row;
+    if (row) {
+      stream.telemetry.vitals.takes();
+      return row;
+    }
     stream.telemetry.vitals.standsBy();
+    stream.troubles.forget("watch", "writes"); // another leader sees their end
     if (!standby) {
       stream.log.info({ stream: stream.settings.name }, "standing by: another instance is the writer");
     }
@@ -153,7 +157,7 @@ function renewing(
       try {
         await within(LEASE_MS, renew());
       } catch (error) {
-        lost.abort(new LostPlace(`the lease was not renewed: ${sentence(error)}`, { cause: error }));
+        lost.abort(new LostPlace(`the lease was not renewed: ${namedSentence(error)}`, { cause: error }));
         return;
       }
       if (!asked) await sleep(RENEW_MS, stop.signal, (waker) => wake = waker);

@@ -145,7 +145,7 @@ export class Session implements AsyncDisposable {
         return (await this.#query<Row>({ name, text, values })).rows;
       } catch (error) {
         if ((error as { code?: string }).code !== LOCK_NOT_AVAILABLE || this.#inTransaction) throw error;
-        if (attempt === 0) await this.#tellBlockers();
+        if (attempt === 0 && this.#blocked) this.#blocked(await this.blockers());
       }
     }
   }
@@ -170,14 +170,15 @@ export class Session implements AsyncDisposable {
     return setTimeout(late, seconds * 1_000);
   }
 
-  async #tellBlockers(): Promise<void> {
+  /** The sessions of others that have locks on the stream's tables. */
+  async blockers(): Promise<{ pid: number; query: string }[]> {
     const { rows } = await this.#query<{ pid: number; query: string }>(
       `select distinct a.pid, left(a.query, 200) as query from pg_locks l join pg_class c on c.oid = l.relation
        join pg_stat_activity a on a.pid = l.pid
        where c.relnamespace = (select oid from pg_namespace where nspname = current_schema()) and c.relname like 'etcd%'
          and l.granted and l.mode <> 'AccessShareLock' and l.pid <> pg_backend_pid() and a.application_name not like 'etcd-pg-sync%'`,
     );
-    this.#blocked?.(rows);
+    return rows;
   }
 
   /** Runs a script of statements without parameters. */

@@ -1,6 +1,6 @@
 /** What PostgreSQL tells of a stream, also to a role that may call nothing but etcd_sync_status(), and where nothing is installed. */
 import { secondsBetween, type StreamReport } from "../core/status.ts";
-import { Fatal } from "../errors.ts";
+import { codeOf, Fatal } from "../errors.ts";
 import { quoteIdentifier, type Session } from "./client.ts";
 
 /** The server's version, as `15.6`. */
@@ -23,8 +23,16 @@ export async function readStatus(session: Session, schema: string): Promise<Stre
       "status",
       `select ${quoteIdentifier(schema)}.etcd_sync_status() as report`,
     )
-  );
+  ).catch((error) => whoLocks(session, error));
   return withAges(report);
+}
+
+/** @throws the error, with the sessions that have the locks where there are such */
+async function whoLocks(session: Session, error: unknown): Promise<never> {
+  if (codeOf(error) !== "EPS-403") throw error;
+  const pids = (await session.blockers()).map(({ pid }) => pid);
+  if (pids.length === 0) throw error;
+  throw new Fatal("EPS-403", `locks on the stream's tables stand in the way, of session ${pids.join(", ")}`);
 }
 
 /** By the catalogs, which any role may read. */

@@ -12,7 +12,7 @@ export interface Watched {
   stream: string;
   version: string;
   /** An answer that is older does not count as one. */
-  freshTimeoutMs: number;
+  freshTimeoutMs: () => number;
   vitals: Vitals;
   observer: Observer;
 }
@@ -29,16 +29,19 @@ export function addGauges(meter: Meter, watched: Watched): void {
     const labels = { stream: watched.stream };
     const seen = await watched.observer.look();
     result.observe(stream.up, watched.observer.answered ? 1 : 0, { ...labels, server: "postgres" });
-    if (watched.vitals.role === "leader") {
-      result.observe(stream.up, etcdAnswers(watched) ? 1 : 0, { ...labels, server: "etcd" });
-    }
+    const etcd = etcdAnswers(watched);
+    if (etcd !== null) result.observe(stream.up, etcd ? 1 : 0, { ...labels, server: "etcd" });
     if (seen) tellStream(result, stream, seen, labels);
   }, Object.values(stream));
 }
 
-/** Only the leader asks etcd. */
-function etcdAnswers({ vitals: { etcd, since }, freshTimeoutMs }: Watched): boolean {
-  return performance.now() - (etcd?.answeredAt ?? since) <= freshTimeoutMs;
+/**
+ * null: not known, for only who has the place asks etcd. A new leader has a while for its first answer; who takes the place
+ * has not: where etcd is down it goes from one to the other, and none comes further.
+ */
+function etcdAnswers({ vitals: { role, etcd, since, failed }, freshTimeoutMs }: Watched): boolean | null {
+  if (role === "leader") return performance.now() - (etcd?.answeredAt ?? since) <= freshTimeoutMs();
+  return role === "taking" || role === "failing" && failed === "etcd" ? false : null;
 }
 
 function ownGauges(meter: Meter) {

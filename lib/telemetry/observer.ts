@@ -24,7 +24,7 @@ export class Observer implements AsyncDisposable {
   #asking: Promise<void> | undefined;
 
   constructor(postgres: PostgresOptions, log: Log) {
-    this.#postgres = { ...postgres, statementSeconds: STATEMENT_SECONDS, blocked: undefined };
+    this.#postgres = postgres;
     this.#log = log;
   }
 
@@ -54,7 +54,11 @@ export class Observer implements AsyncDisposable {
   async #ask(): Promise<void> {
     this.#askedAt = performance.now();
     try {
-      this.#session ??= await openObserver(this.#postgres);
+      this.#session ??= await openObserver({
+        ...this.#postgres, // whose login SIGHUP changes
+        statementSeconds: STATEMENT_SECONDS,
+        blocked: undefined,
+      });
       const at = performance.now();
       this.#last = { observation: await observe(this.#session), at };
       this.#answered = true;

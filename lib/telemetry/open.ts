@@ -9,7 +9,8 @@ import { Telemetry } from "./telemetry.ts";
 export interface TelemetryOptions {
   stream: string;
   version: string;
-  freshTimeoutMs: number;
+  /** SIGHUP changes it. */
+  freshTimeoutMs: () => number;
   postgres: PostgresOptions;
   log: Log;
   troubles: Troubles;

@@ -6,13 +6,16 @@ import { BasicTracerProvider, BatchSpanProcessor } from "@opentelemetry/sdk-trac
 import type { Resource } from "@opentelemetry/resources";
 import { sentence } from "../errors.ts";
 import type { Troubles } from "../troubles.ts";
+import { forgetting } from "./temporality.ts";
 
 export function otlpMetrics(
   intervalMs: number | undefined,
   troubles: Troubles,
 ): PeriodicExportingMetricReader {
+  const exporter = new OTLPMetricExporter();
+  exporter.selectAggregationTemporality = forgetting(exporter.selectAggregationTemporality.bind(exporter));
   return new PeriodicExportingMetricReader({
-    exporter: telling(new OTLPMetricExporter(), "metrics", troubles),
+    exporter: telling(exporter, "metrics", troubles),
     ...(intervalMs !== undefined && { exportIntervalMillis: intervalMs }),
   });
 }

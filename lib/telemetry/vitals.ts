@@ -1,9 +1,10 @@
 /** What an instance knows of itself, for its pages and metrics. The loop and the flows write it, an assignment each. */
+import type { Server } from "../errors.ts";
 import { isWhole, type State } from "../machine.ts";
 
-/** `failing`: it has no place, and tries again. */
-export type Role = "starting" | "standby" | "leader" | "failing" | "stopping";
-export const ROLES: Role[] = ["starting", "standby", "leader", "failing", "stopping"];
+/** `taking`: it has the place, and looks at etcd before it leads. `failing`: it has no place, and tries again. */
+export type Role = "starting" | "standby" | "taking" | "leader" | "failing" | "stopping";
+export const ROLES: Role[] = ["starting", "standby", "taking", "leader", "failing", "stopping"];
 
 /** Where the stream of a leader stands: the row as it last wrote it, and what operators ask for. */
 export type Leading = { state: State; revision: number };
@@ -25,6 +26,7 @@ export class Vitals {
   #since = performance.now();
   /** Why it is failing, in words. */
   #trouble: string | null = null;
+  #failed: Server | null = null;
 
   get role(): Role {
     return this.#role;
@@ -39,6 +41,11 @@ export class Vitals {
     return this.#trouble;
   }
 
+  /** Failing: the server that failed it. */
+  get failed(): Server | null {
+    return this.#failed;
+  }
+
   beat(): void {
     this.beatAt = performance.now();
   }
@@ -47,15 +54,22 @@ export class Vitals {
     this.#become("standby");
   }
 
+  takes(): void {
+    const trouble = this.#trouble;
+    this.#become("taking");
+    this.#trouble = trouble;
+  }
+
   leads(at: Leading, control: Paused): void {
     this.#become("leader");
     this.at = at;
     this.control = control;
   }
 
-  fails(trouble: string): void {
+  fails(trouble: string, server: Server | null): void {
     this.#become("failing");
     this.#trouble = trouble;
+    this.#failed = server;
   }
 
   stops(): void {
@@ -73,6 +87,7 @@ export class Vitals {
     this.etcd = null;
     this.scan = null;
     this.#trouble = null;
+    this.#failed = null;
   }
 }
 
@@ -113,6 +128,10 @@ export function ready(vitals: Vitals, freshTimeoutMs: number, now = performance.
         return no(`standby: PostgreSQL has not answered for ${seconds(silent)}`);
       }
       return { good: true, why: "standby: another instance is the writer" };
+    }
+    case "taking": {
+      const before = vitals.trouble === null ? "" : `; before: ${vitals.trouble}`;
+      return no(`taking the writer's place for ${seconds(now - vitals.since)}${before}`);
     }
     case "leader":
       return leaderReady(vitals, freshTimeoutMs, now);

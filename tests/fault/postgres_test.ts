@@ -4,21 +4,16 @@ import { kindOf } from "../../lib/errors.ts";
 import { Session as ProgramSession } from "../../lib/postgres/client.ts";
 import { judged, quiet, record } from "../support/history.ts";
 import { type OwnPostgres, ownPostgres } from "../support/own_postgres.ts";
+import { refusal } from "../support/program.ts";
 import { events, streaming, strict, untilStreaming } from "../support/run.ts";
 import { programSession } from "../support/schema.ts";
-import { eventually, makeWorld, type Program, Session, type World } from "../support/world.ts";
+import { eventually, makeWorld, Program, Session, type World } from "../support/world.ts";
 
 /** One DSN of all of them, in this order. */
 function hosts(servers: OwnPostgres[], query = ""): string {
   const { password } = new URL(servers[0].dsn);
   const list = servers.map(({ port }) => `127.0.0.1:${port}`).join(",");
   return `postgres://postgres:${password}@${list}/postgres${query}`;
-}
-
-function refused(stderr: string): string {
-  const lines = stderr.trimEnd().split("\n").filter((text) => !text.startsWith("{"));
-  assert.equal(lines.length, 1, stderr);
-  return lines[0];
 }
 
 const warnings = (program: Program) => program.logs.filter(({ level }) => level === "warn");
@@ -34,7 +29,7 @@ Deno.test(
     const alone = await world.run("start", ["-p", standby.dsn]);
     assert.equal(alone.code, 2);
     assert.match(
-      refused(alone.stderr),
+      refusal(alone.stderr),
       new RegExp(`: '127.0.0.1:${standby.port}' is a standby, wanted a server that takes writes$`),
     );
     await primary.sql("alter system set default_transaction_read_only = on");
@@ -48,7 +43,7 @@ Deno.test(
     ]);
     assert.equal(neither.code, 2);
     assert.match(
-      refused(neither.stderr),
+      refusal(neither.stderr),
       /: none of the hosts takes writes: '127.0.0.1:\d+' is a standby, wanted .*; '127.0.0.1:\d+' is read-only \(default_transaction_read_only\), wanted/,
     );
     await primary.sql("set default_transaction_read_only = off");
@@ -71,7 +66,7 @@ Deno.test("a host that does not answer is passed over after connect_timeout", st
   await streaming(world, ["-p", dsn]);
   const alone = await world.run("start", ["-p", `postgres://x@127.0.0.1:${port}/x?connect_timeout=1`]);
   assert.equal(alone.code, 2);
-  assert.match(refused(alone.stderr), /: no answer within 1 s$/);
+  assert.match(refusal(alone.stderr), /: no answer within 1 s$/);
 });
 
 Deno.test("PG* variables say what the DSN leaves open, or all of it", strict, async () => {
@@ -88,13 +83,13 @@ Deno.test("PG* variables say what the DSN leaves open, or all of it", strict, as
       PGDATABASE: pathname.slice(1),
       PGPASSFILE: file,
     };
-    const program = outer.program(["-p", ""], env);
+    await using program = new Program(["start", "-e", outer.etcdDsn, "--log-format", "json"], env);
     await untilStreaming(outer, program);
     assert.ok(!program.output.some((line) => line.includes("Warning")), program.tail());
     await Deno.writeTextFile(file, "");
     const none = await outer.run("start", ["-p", "postgres://"], env);
     if (password !== "") assert.equal(none.code, 3);
-    if (password !== "") assert.match(refused(none.stderr), /asks for a password of user/);
+    if (password !== "") assert.match(refusal(none.stderr), /asks for a password of user/);
   } finally {
     await Deno.remove(file);
   }

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { serverAccount } from "../../lib/embedded/account.ts";
 import { quiet } from "../support/history.ts";
 import { type OwnPostgres, ownPostgres } from "../support/own_postgres.ts";
+import { refusal } from "../support/program.ts";
 import { streaming, strict } from "../support/run.ts";
 import { tempDir } from "../support/servers.ts";
 import { type Authority, type Certificate, makeAuthority } from "../support/tls.ts";
@@ -73,9 +74,7 @@ async function overTls(world: World): Promise<boolean> {
 
 async function assertRefused(world: World, dsn: string, line: RegExp, code = 2): Promise<void> {
   const ended = await world.run("start", ["-p", dsn]);
-  const lines = ended.stderr.trimEnd().split("\n").filter((text) => !text.startsWith("{"));
-  assert.equal(lines.length, 1, ended.stderr);
-  assert.match(lines[0], line);
+  assert.match(refusal(ended.stderr), line);
   assert.equal(ended.code, code);
 }
 

@@ -84,7 +84,7 @@ Deno.test(
     assert.equal((await events(world, "wal-filling")).length, 1);
     await killed(program);
     await write(901, 990);
-    await refused(transaction(world, () => write(991, 1_100)), "ZE013", /its limit are 1000/);
+    await refused(transaction(world, () => write(991, 1_100)), "ZE013", /its limit is 1000/);
     await server.start();
     await streaming(world, ["--wal-limit", "1000"]);
     await quiet(world);

@@ -61,6 +61,7 @@ Deno.test(
     const { code, said } = await promtool(["check", "metrics"], { input: page.text });
     assert.deepEqual({ code, said }, { code: 0, said: "" });
 
+    for (const door of [one, two]) await door.untilValue("fresh_age_seconds", {}, (age) => age < 10);
     const last = [await one.samples(), await two.samples()];
     const wanted = [RULES, `${folder}/grafana/etcd-pg-sync.json`].map((path) =>
       asked(read(path).replaceAll("\\", ""))
@@ -90,6 +91,7 @@ Deno.test("keys that differ, found long ago", strict, async () => {
   const first = await door.samples();
   await verified(world, 3);
   await door.untilValue("verification_differences", {}, (keys) => keys === 3);
+  await door.untilValue("fresh_age_seconds", {}, (age) => age < 10);
   await assertAlerts([{ first, last: await door.samples() }], [
     "EtcdPgSyncDrift",
     "EtcdPgSyncVerificationOverdue",

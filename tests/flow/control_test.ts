@@ -22,6 +22,8 @@ Deno.test(
   async () => {
     await using world = await makeWorld();
     const program = await streaming(world);
+    await set(world, "before");
+    await quiet(world);
     const ended = await world.run("pause", ["--reason", "maintenance"]);
     assert.deepEqual([ended.code, ended.stderr], [0, ""]);
     assert.match(ended.stdout, /^Stream 'default' is paused/);
@@ -98,6 +100,7 @@ Deno.test("a pause outlasts the program, and holds a bootstrap too", strict, asy
 Deno.test("a pause that begins and ends at once leaves nothing undone", strict, async () => {
   await using world = await makeWorld();
   await streaming(world);
+  const { epoch } = (await world.state())!;
   for (let n = 0; n < 10; n++) {
     await world.sql("select etcd_pause()");
     await world.etcd.put(world.key(`down-${n}`), "1");
@@ -107,6 +110,7 @@ Deno.test("a pause that begins and ends at once leaves nothing undone", strict, 
   await quiet(world);
   assert.equal((await world.sql("select from etcd")).length, 20);
   assert.deepEqual(await world.sql("select from etcd_wal where status <> 'success'"), []);
+  assert.equal((await world.state())!.epoch, epoch, "the leader has kept its place");
 });
 
 Deno.test("a stopped program does not wait for the end of a pause", strict, async () => {

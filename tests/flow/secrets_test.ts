@@ -6,6 +6,7 @@ import assert from "node:assert/strict";
 import { freePort } from "../../lib/embedded/ready.ts";
 import { grantAll, guarded, loose } from "../support/guarded_etcd.ts";
 import { quiet } from "../support/history.ts";
+import { Door } from "../support/pages.ts";
 import { Program, runProgram } from "../support/program.ts";
 import { strict, untilStreaming } from "../support/run.ts";
 import { tempDir } from "../support/servers.ts";
@@ -19,6 +20,28 @@ function assertNoSecret(output: string, how: string): void {
   for (const part of PARTS) {
     assert.ok(!output.includes(part), `${how}: '${part}' is shown in\n${output}`);
   }
+}
+
+/** What is served, whatever it says. */
+async function assertPages(door: Door, how: string): Promise<void> {
+  for (const page of ["/metrics", "/healthz", "/readyz", "/status", "/nothing"]) {
+    const { text } = await door.get(page);
+    assert.notEqual(text, "", page);
+    assertNoSecret(text, `${page} (${how})`);
+  }
+}
+
+/** The exit codes of `status` as text and as JSON. */
+async function assertStatus(args: string[], how: string): Promise<number[]> {
+  const ended = [
+    await runProgram(["status", ...args]),
+    await runProgram(["status", "--format", "json", ...args]),
+  ];
+  for (const { stdout, stderr } of ended) {
+    assert.notEqual(stdout, "");
+    assertNoSecret(stdout + stderr, `status (${how})`);
+  }
+  return ended.map(({ code }) => code);
 }
 
 interface Given {
@@ -112,13 +135,15 @@ for (const [how, { args = [], env = {}, yaml, file }] of Object.entries(ways(1))
       ["start", "--log-level", "debug"],
       ["config"],
       ["config", "check", "--format", "json", "--log-level", "debug"],
+      ["status"],
+      ["status", "--format", "json"],
     ];
     // one line each, or an answer; never a stack, and never a success of what connects
     const ended = await Promise.all(commands.map((command) => runProgram([...command, ...own], { ...env })));
     for (const [i, { code, stdout, stderr }] of ended.entries()) {
       const command = `${commands[i].join(" ")} (${how})`;
       assertNoSecret(stdout + stderr, command);
-      if (commands[i][0] === "start" || commands[i][1] === "check") assert.notEqual(code, 0, command);
+      if (commands[i].join(" ") !== "config") assert.notEqual(code, 0, command);
       assert.doesNotMatch(stderr, /^\s+at /m, command);
       assert.ok(stdout + stderr !== "", command);
     }
@@ -143,14 +168,31 @@ Deno.test(
       await Deno.writeTextFile(pgFile, pg);
       await Deno.writeTextFile(etcdFile, etcd.dsn(`${user}:${ENCODED}`));
       const files = ["--postgres-dsn-file", pgFile, "--etcd-dsn-file", etcdFile];
-      await using program = new Program(["start", ...files, "--log-format", "json", "--log-level", "debug"]);
+      const door = new Door();
+      await using program = new Program([
+        "start",
+        ...files,
+        ...door.args,
+        "--log-format",
+        "json",
+        "--log-level",
+        "debug",
+      ]);
       await untilStreaming(world, program);
       await world.sql("select etcd_set($1, '1')", [world.key("up")]);
       await quiet(world);
+      const exits = async (how: string, ...wanted: number[]) => {
+        await assertPages(door, how);
+        assert.deepEqual(await assertStatus(files, how), wanted, how);
+      };
+      await door.untilReady(200);
+      await exits("all is well", 0, 0);
 
       // a login that is refused, a database that is not there, a user that is not there
       const refused = [
         await runProgram(["start", "-p", pg, "-e", etcd.dsn(`${user}:${ENCODED}x`)]),
+        await runProgram(["status", "-p", pg, "-e", etcd.dsn(`${user}:${ENCODED}x`)]),
+        await runProgram(["status", "-p", pg.replace(role, "nobody"), "-e", etcd.dsn(`x:${ENCODED}`)]),
         await runProgram(["config", "check", "-p", pg, "-e", etcd.dsn(`${user}:${ENCODED}x`)]),
         await runProgram(["start", "-p", pg.replace(dsn.pathname, "/nothere"), "--etcd-dsn-file", etcdFile]),
         await runProgram(["start", "-p", pg.replace(role, "nobody"), "--etcd-dsn-file", etcdFile]),
@@ -168,7 +210,22 @@ Deno.test(
       }
 
       await etcd.stop();
+      await door.untilReady(503);
+      await exits("etcd is down", 2, 2);
       await etcd.start();
+      await door.untilReady(200);
+      // PostgreSQL refuses the login
+      await world.sql(`alter role ${role} nologin`);
+      await world.sql("select pg_terminate_backend(pid) from pg_stat_activity where usename = $1", [role]);
+      await door.untilReady(503);
+      await exits("PostgreSQL refuses the login", 3, 3);
+      await world.sql(`alter role ${role} login`);
+      await door.untilReady(200);
+      // etcd refuses it
+      await etcd.ctl(["user", "passwd", user, "--interactive=false"], "another\n");
+      await exits("etcd refuses the login", 3, 3);
+      await etcd.ctl(["user", "passwd", user, "--interactive=false"], `${SECRET}\n`);
+      await door.untilReady(200);
       await Deno.writeTextFile(etcdFile, `${SECRET}`); // wrong
       program.kill("SIGHUP");
       await program.until((line) => line.level === "error");

@@ -3,7 +3,7 @@ import { claim, drainAll, settle } from "../support/drain.ts";
 import { installed, refused, strict, transaction, wal } from "../support/schema.ts";
 import { makeWorld, type World } from "../support/world.ts";
 
-const full = /the WAL is full, its limit are 10 writes/;
+const full = /the WAL is full, its limit is 10 writes/;
 
 async function limited(world: World): Promise<void> {
   await installed(world);
@@ -108,7 +108,7 @@ Deno.test("another limit counts from the start, never lifts it", strict, async (
   assert.equal(await check(world, 12), 10);
   await write(world, 2);
   assert.equal(await check(world, 5), 12);
-  await refused(write(world, 1), "ZE013", /its limit are 5/);
+  await refused(write(world, 1), "ZE013", /its limit is 5/);
   assert.equal(await check(world, null), null);
   await write(world, 20);
 });

@@ -1,5 +1,6 @@
 /** The real program as a child process. */
 
+import assert from "node:assert/strict";
 import { fromFileUrl } from "./paths.ts";
 import { eventually, Hopeless, type Patience } from "./eventually.ts";
 
@@ -44,6 +45,15 @@ export async function runProgram(args: string[], env: Record<string, string> = {
   const { code, stdout, stderr } = await child.output().finally(() => clearTimeout(timer));
   const decoder = new TextDecoder();
   return { code, stdout: decoder.decode(stdout), stderr: decoder.decode(stderr) };
+}
+
+/** The one line that a refused command has written, of what is no log; without its code, which it must have. */
+export function refusal(stderr: string): string {
+  const lines = stderr.trimEnd().split("\n").filter((text) => !text.startsWith("{"));
+  assert.equal(lines.length, 1, stderr);
+  const [line, sentence] = /^(.*) \(EPS-\d{3}\)$/.exec(lines[0]) ?? [];
+  assert.ok(line, `without a code: ${stderr}`);
+  return sentence;
 }
 
 export class Program implements AsyncDisposable {

@@ -101,6 +101,7 @@ export function wellSeen(): Seen & { postgres: { report: StreamReport } } {
     stream: "default",
     schema: "public",
     prefix: "/app/",
+    fresh_timeout: 10,
     postgres: { address: "postgres://db/app", version: "15.6", error: null, report: wellReport() },
     etcd: {
       endpoints: [{

@@ -23,8 +23,15 @@ Deno.test("ready(): each role, and the reason in words", strict, () => {
   };
   const vitals = new Vitals();
   assert.equal(say(vitals), "false: starting: not connected yet");
-  vitals.fails("connect ECONNREFUSED 127.0.0.1:5432");
-  assert.match(say(vitals), /^false: neither leader nor standby for -?0\.0 s: connect ECONNREFUSED 127/);
+  vitals.takes();
+  assert.match(say(vitals), /^false: taking the writer's place for -?0\.0 s$/);
+  vitals.fails("PostgreSQL: connect ECONNREFUSED 127.0.0.1:5432", "postgres");
+  assert.match(
+    say(vitals),
+    /^false: neither leader nor standby for -?0\.0 s: PostgreSQL: connect ECONNREFUSED 127/,
+  );
+  vitals.takes();
+  assert.match(say(vitals), /^false: taking .* s; before: PostgreSQL: connect ECONNREFUSED 127/);
   vitals.standsBy();
   assert.equal(say(vitals), "true: standby: another instance is the writer");
   assert.equal(
@@ -41,7 +48,7 @@ Deno.test("ready(): each role, and the reason in words", strict, () => {
   assert.match(say(leader), /: etcd answers, the mirror does not reach its revision$/);
   leader.stops();
   assert.equal(say(leader), "false: stopping");
-  leader.fails("a step that was under way");
+  leader.fails("a step that was under way", null);
   assert.equal(say(leader), "false: stopping");
   const scanning = leading("bootstrap");
   scanning.scan = { keys: 5, remaining: 3 };
