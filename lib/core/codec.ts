@@ -63,7 +63,7 @@ export function textPrefix(bytes: Uint8Array): string {
 export function prefixEnd(prefix: Uint8Array): Uint8Array {
   for (let i = prefix.length - 1; i >= 0; i--) {
     if (prefix[i] < 0xff) {
-      const end = Uint8Array.from(prefix.subarray(0, i + 1)); // slice() of node's Buffer is no copy
+      const end = new Uint8Array(prefix.subarray(0, i + 1)); // slice() of node's Buffer is no copy
       end[i]++;
       return end;
     }

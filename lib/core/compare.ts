@@ -203,7 +203,7 @@ export function pushRepair(
   const { value, valueBytes } = etcd ? valueColumns(etcd.value) : { value: null, valueBytes: null };
   columns.keys.push(key);
   columns.values.push(value);
-  columns.valueBytes.push(valueBytes && Uint8Array.from(valueBytes));
+  columns.valueBytes.push(valueBytes && new Uint8Array(valueBytes));
   columns.revisions.push(etcd?.modRevision ?? 0);
   columns.createRevisions.push(etcd?.createRevision ?? 0);
   columns.versions.push(etcd?.version ?? 0);
