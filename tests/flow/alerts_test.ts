@@ -152,6 +152,7 @@ Deno.test("etcd is down, and the leader is another one than before", strict, asy
     "EtcdPgSyncDown",
     "EtcdPgSyncNoLeader",
     "EtcdPgSyncNotFresh",
+    "EtcdPgSyncServerDown",
   ]);
 });
 
