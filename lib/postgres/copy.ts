@@ -9,14 +9,21 @@ import type { KeyCursor, PackedKeys } from "../core/words.ts";
 /** COPY is twice as fast with chunks of a megabyte as with one for each row. */
 const CHUNK = 1 << 20;
 const HEADER = Buffer.from("PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0", "latin1");
-const NULL = 0xffffffff;
+const NULL = -1;
 const COLUMNS = 8;
 /** Of a row without its key and value: the count of columns, eight lengths, five integers. */
 const FIXED = 2 + COLUMNS * 4 + 5 * 8;
 /** An escape is four bytes for one. */
 const ESCAPED = 4;
-const BACKSLASH = 0x5c;
-/** From here on the native check is faster than the loop. */
+/** `/_`, with which our own keys begin. */
+const OWN_BEGINS = [0x2f, 0x5f];
+/** Four bytes at once. */
+const ONES = 0x01010101;
+const HIGHS = 0x80808080 | 0;
+const BACKSLASH = 0x5c5c5c5c;
+/** No byte of ASCII. */
+const NONE = -1;
+/** From here on a native copy and check are faster than the loop. */
 const LONG = 512;
 
 const encoder = new TextEncoder();
@@ -30,30 +37,35 @@ export interface Copied {
 
 /** The rows (key, value, value_bytes, revision, create_revision, version, lease, timeline) of the keys that are mirrored. */
 export class PageCopy {
-  #chunk = Buffer.alloc(0);
+  #chunk = new DataView(new ArrayBuffer(0));
+  #bytes = Buffer.alloc(0);
   #at = 0;
   readonly #cursor: KeyCursor;
+  readonly #source: DataView;
   readonly #newest: { revision: number; key: Uint8Array } = { revision: 0, key: new Uint8Array() };
   readonly copied: Copied = { rows: 0, newest: null, skipped: [] };
 
   constructor(keys: PackedKeys, readonly select: Selection, readonly timeline: number) {
     this.#cursor = keys.cursor();
+    const { buffer, byteOffset, byteLength } = this.#cursor.bytes;
+    this.#source = new DataView(buffer, byteOffset, byteLength);
   }
 
   /** The chunks; `copied` is complete after the last. */
   *chunks(): Generator<Buffer> {
     this.#begin(CHUNK);
-    this.#bytes(HEADER, 0, HEADER.length);
+    this.#bytes.set(HEADER);
+    this.#at = HEADER.length;
     while (this.#cursor.next()) {
       const { keyFrom, keyTo, valueFrom, valueTo } = this.#cursor;
       const most = FIXED + ESCAPED * (keyTo - keyFrom) + valueTo - valueFrom;
-      if (this.#at + most > this.#chunk.length) {
-        yield this.#chunk.subarray(0, this.#at);
+      if (this.#at + most > this.#bytes.length) {
+        yield this.#bytes.subarray(0, this.#at);
         this.#begin(Math.max(CHUNK, most));
       }
       this.#row();
     }
-    yield this.#chunk.subarray(0, this.#at);
+    yield this.#bytes.subarray(0, this.#at);
     yield Buffer.from([0xff, 0xff]);
     const { revision, key } = this.#newest;
     const found = revision > 0 ? mirroredKey(key, this.select) : undefined;
@@ -61,15 +73,16 @@ export class PageCopy {
   }
 
   #begin(size: number): void {
-    this.#chunk = Buffer.allocUnsafe(size);
+    this.#bytes = Buffer.allocUnsafeSlow(size);
+    this.#chunk = new DataView(this.#bytes.buffer, this.#bytes.byteOffset, size);
     this.#at = 0;
   }
 
   #row(): void {
     const kv = this.#cursor;
     const began = this.#at;
-    this.#chunk[this.#at++] = 0;
-    this.#chunk[this.#at++] = COLUMNS;
+    this.#chunk.setInt16(this.#at, COLUMNS);
+    this.#at += 2;
     if (!this.#key(kv)) {
       this.#at = began;
       return;
@@ -78,8 +91,7 @@ export class PageCopy {
     this.#int8(kv.modRevision);
     this.#int8(kv.createRevision);
     this.#int8(kv.version);
-    this.#int4(8);
-    this.#at = this.#chunk.writeBigInt64BE(kv.lease, this.#at);
+    this.#lease(kv.lease);
     this.#int8(this.timeline);
     this.copied.rows++;
     if (kv.modRevision > this.#newest.revision) {
@@ -89,74 +101,77 @@ export class PageCopy {
   }
 
   /** false: the key is not mirrored. */
-  #key(kv: KeyCursor): boolean {
-    const key = kv.bytes.subarray(kv.keyFrom, kv.keyTo);
+  #key({ bytes, keyFrom, keyTo, modRevision }: KeyCursor): boolean {
+    const size = keyTo - keyFrom;
+    const own = bytes[keyFrom] === OWN_BEGINS[0] && bytes[keyFrom + 1] === OWN_BEGINS[1];
     // a plain key is its own text; only one of our own, or a long one, is not mirrored
-    const plain = key[0] !== 0x2f || key[1] !== 0x5f ? isPlain(kv.bytes, kv.keyFrom, kv.keyTo) : false;
-    if (plain && key.length <= this.select.maxKeyBytes) {
-      this.#field(kv.bytes, kv.keyFrom, kv.keyTo);
-      return true;
-    }
+    if (!own && size <= this.select.maxKeyBytes && this.#plain(keyFrom, keyTo, BACKSLASH)) return true;
+    const key = bytes.subarray(keyFrom, keyTo);
     const found = mirroredKey(key, this.select);
     if ("text" in found) {
-      const text = encoder.encode(found.text);
-      this.#field(text, 0, text.length);
+      this.#field(encoder.encode(found.text));
       return true;
     }
-    if (found.skipped === "too-long") {
-      this.copied.skipped.push(skippedKey({ key, modRevision: kv.modRevision }));
-    }
+    if (found.skipped === "too-long") this.copied.skipped.push(skippedKey({ key, modRevision }));
     return false;
   }
 
   #value({ bytes, valueFrom, valueTo }: KeyCursor): void {
-    const text = isText(bytes, valueFrom, valueTo);
-    if (!text) this.#int4(NULL);
-    this.#field(bytes, valueFrom, valueTo);
-    if (text) this.#int4(NULL);
+    if (valueTo - valueFrom < LONG && this.#plain(valueFrom, valueTo, NONE)) return this.#null();
+    const value = bytes.subarray(valueFrom, valueTo);
+    const text = !value.includes(0) && isUtf8(value);
+    if (!text) this.#null();
+    this.#field(value);
+    if (text) this.#null();
   }
 
-  #field(bytes: Uint8Array, from: number, to: number): void {
-    this.#int4(to - from);
-    this.#bytes(bytes, from, to);
-  }
-
-  #bytes(bytes: Uint8Array, from: number, to: number): void {
-    this.#chunk.set(bytes.subarray(from, to), this.#at);
-    this.#at += to - from;
-  }
-
-  #int4(value: number): void {
+  /** Writes the bytes as a field where each is ASCII, and not NUL or `escape`; false: one is not, and nothing is written. */
+  #plain(from: number, to: number, escape: number): boolean {
+    const source = this.#source;
     const chunk = this.#chunk;
-    chunk[this.#at++] = value >>> 24;
-    chunk[this.#at++] = value >>> 16;
-    chunk[this.#at++] = value >>> 8;
-    chunk[this.#at++] = value;
+    let at = this.#at + 4;
+    for (; from + 4 <= to; from += 4, at += 4) {
+      const four = source.getInt32(from);
+      const slashes = four ^ escape;
+      // the highest bit of a byte: where it was set, where the byte was 0, or where it was the escape
+      const found = four | (four - ONES & ~four) | (slashes - ONES & ~slashes);
+      if (found & HIGHS) return false;
+      chunk.setInt32(at, four);
+    }
+    for (; from < to; from++, at++) {
+      const byte = source.getUint8(from);
+      if (byte === 0 || byte > 0x7f || byte === (escape & 0xff)) return false;
+      chunk.setUint8(at, byte);
+    }
+    chunk.setInt32(this.#at, at - this.#at - 4);
+    this.#at = at;
+    return true;
+  }
+
+  #field(bytes: Uint8Array): void {
+    this.#chunk.setInt32(this.#at, bytes.length);
+    this.#bytes.set(bytes, this.#at + 4);
+    this.#at += 4 + bytes.length;
+  }
+
+  #null(): void {
+    this.#chunk.setInt32(this.#at, NULL);
+    this.#at += 4;
   }
 
   #int8(value: number): void {
-    this.#int4(8);
-    this.#int4(Math.floor(value / 0x1_0000_0000));
-    this.#int4(value % 0x1_0000_0000);
+    const chunk = this.#chunk;
+    const at = this.#at;
+    chunk.setInt32(at, 8);
+    chunk.setInt32(at + 4, value / 0x1_0000_0000);
+    chunk.setUint32(at + 8, value % 0x1_0000_0000);
+    this.#at = at + 12;
   }
-}
 
-/** ASCII without NUL and backslash: a key that needs no escape. */
-function isPlain(bytes: Uint8Array, from: number, to: number): boolean {
-  for (let i = from; i < to; i++) {
-    const byte = bytes[i];
-    if (byte === BACKSLASH || byte === 0 || byte > 0x7f) return false;
+  #lease(value: bigint): void {
+    if (value === 0n) return this.#int8(0);
+    this.#chunk.setInt32(this.#at, 8);
+    this.#chunk.setBigInt64(this.#at + 4, value);
+    this.#at += 12;
   }
-  return true;
-}
-
-/** UTF-8 without NUL. */
-function isText(bytes: Uint8Array, from: number, to: number): boolean {
-  if (to - from < LONG) {
-    let i = from;
-    while (i < to && bytes[i] !== 0 && bytes[i] < 0x80) i++;
-    if (i === to) return true;
-  }
-  const value = bytes.subarray(from, to);
-  return !value.includes(0) && isUtf8(value);
 }
