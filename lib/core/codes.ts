@@ -364,6 +364,12 @@ const NOTICES = {
       "`OTEL_EXPORTER_OTLP_PROTOCOL` names a protocol that this program does not speak; it sends http/protobuf.",
     advice: "Set it to `http/protobuf`, and the endpoint to the collector's port for it.",
   },
+  "EPS-721": {
+    name: "verification-overdue",
+    meaning: "For more than three days nobody has compared all of the mirror with etcd.",
+    advice:
+      "`etcd-pg-sync validate` does it now. The writer does it every `--verify-every`; its log says what kept it from it.",
+  },
 };
 
 const SQL = {
