@@ -6,6 +6,7 @@ import { fromFileUrl } from "../support/paths.ts";
 import { promtool } from "../support/promtool.ts";
 import { quiet } from "../support/history.ts";
 import { killed, streaming, strict } from "../support/run.ts";
+import { installed } from "../support/schema.ts";
 import { ownEtcd } from "../support/servers.ts";
 import { makeWorld } from "../support/world.ts";
 
@@ -29,6 +30,16 @@ Deno.test("each alert has a section in docs/operations.md, and each section an a
   assert.deepEqual(sections.map(([, name]) => name).sort(), [...alerts].sort());
   const tested = read(`${folder}/prometheus/etcd-pg-sync.test.yml`);
   assert.deepEqual(alerts.filter((name) => !tested.includes(`"${name}"`)), [], "not tested");
+});
+
+Deno.test("every statement of docs/operations.md can be pasted", strict, async () => {
+  await using world = await makeWorld();
+  await installed(world, { prefix: world.prefix });
+  const page = read(fromFileUrl("../../docs/operations.md"));
+  const blocks = [...page.matchAll(/```sql\n([\s\S]*?)```/g)].map(([, sql]) => sql);
+  const statements = blocks.flatMap((sql) => sql.split(";")).filter((sql) => sql.trim() !== "");
+  assert.ok(statements.length >= 6);
+  for (const sql of statements) await world.sql(sql);
 });
 
 /** Every name, with the labels that it is asked for by. */
