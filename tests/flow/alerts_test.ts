@@ -119,6 +119,7 @@ Deno.test("writes from SQL that lose to etcd", strict, async () => {
   for (let i = 0; i < 12; i++) await world.sql("select etcd_set($1, '2', 0)", [world.key("a")]);
   await quiet(world);
   await door.untilValue("wal_rows_total", { result: "conflict" }, (rows) => rows === 12);
+  await door.untilReady(200); // a proof of freshness is there
   await assertAlerts([{ first, last: await door.samples() }], ["EtcdPgSyncConflictsRising"], 5);
 });
 
@@ -163,6 +164,7 @@ Deno.test("etcd is down, and the leader is another one than before", strict, asy
   await assertAlerts([{ first, last: undefined }, { first: standby, last }], [
     "EtcdPgSyncDown",
     "EtcdPgSyncNoLeader",
+    "EtcdPgSyncServerDown",
     "EtcdPgSyncNotFresh",
   ]);
 });
