@@ -174,7 +174,7 @@ const UNHEALTHY = {
     meaning:
       "No instance holds the writer's place: none runs, the writer is frozen, or none can reach both servers.",
     advice:
-      "Is `etcd-pg-sync start` running? Its log says what it waits for. A frozen writer is replaced by a standby within 5 s.",
+      "Is `etcd-pg-sync start` running? Its log says what it waits for. A frozen writer is replaced by a standby within 5 s; where there is none, end it and start it again.",
   },
   "EPS-602": {
     name: "not-fresh",
