@@ -58,7 +58,7 @@ async function verification(session: Session): Promise<Verification | null> {
     "last-verification",
     // a scan has compared everything since another timeline
     `select extract(epoch from coalesce(v.verified_at, v.installed_at))::float8 as at,
-       case when v.timeline = s.timeline then v.missing + v.extra + v.different else 0 end as differences
+       case when v.timeline <> s.timeline then 0 else coalesce(v.missing + v.extra + v.different, 0) end as differences
      from etcd_sync_verify v, etcd_sync_state s`,
   );
   return row ?? null;
