@@ -20,6 +20,8 @@ export const WAIT_SECONDS = 60;
 /** A standby asks for the place four times a second. */
 const SILENT_SECONDS = 10;
 const RETENTION_SECONDS = 3_600;
+/** Three times the default of --verify-every. */
+const VERIFY_SECONDS = 3 * 86_400;
 const NEARLY_FULL = 0.8;
 /** In a day. */
 const OFTEN = { leader: 10, scan: 3 };
@@ -140,6 +142,7 @@ function streamSide(seen: Seen, report: StreamReport, stream: StreamState): Foun
     ...(report.paused ? [] : [...freshness(seen, stream), ...waiting(report)]),
     ...limit(report),
     ...drift(report, stream),
+    ...overdue(report, stream),
     ...losses(report),
     ...happened(report),
     ...silent(report),
@@ -263,6 +266,17 @@ function drift({ verification: last }: StreamReport, { timeline }: StreamState):
   const text = `The verification of ${timeText(last.verified_at)} has left differences from etcd: ` +
     `missing ${missing}, too many ${extra}, different ${different}`;
   return [{ code: "EPS-611", text }];
+}
+
+/** Before the first time it counts from the installation, as in the metric. */
+function overdue({ verification, now }: StreamReport, { installed_at }: StreamState): Found[] {
+  const last = verification?.verified_at ?? null;
+  const age = secondsBetween(last ?? installed_at, now)!;
+  if (age <= VERIFY_SECONDS) return [];
+  const text = last === null
+    ? `In ${ageText(age)} since it was installed the mirror was never compared with etcd`
+    : `The mirror was last compared with etcd ${ageText(age)} ago`;
+  return [{ code: "EPS-721", text }];
 }
 
 function losses(

@@ -174,7 +174,7 @@ const UNHEALTHY = {
     meaning:
       "No instance holds the writer's place: none runs, the writer is frozen, or none can reach both servers.",
     advice:
-      "Is `etcd-pg-sync start` running? Its log says what it waits for. A frozen writer is replaced by a standby within 5 s.",
+      "Is `etcd-pg-sync start` running? Its log says what it waits for. A frozen writer is replaced by a standby within 5 s; where there is none, end it and start it again.",
   },
   "EPS-602": {
     name: "not-fresh",
@@ -363,6 +363,12 @@ const NOTICES = {
     meaning:
       "`OTEL_EXPORTER_OTLP_PROTOCOL` names a protocol that this program does not speak; it sends http/protobuf.",
     advice: "Set it to `http/protobuf`, and the endpoint to the collector's port for it.",
+  },
+  "EPS-721": {
+    name: "verification-overdue",
+    meaning: "For more than three days nobody has compared all of the mirror with etcd.",
+    advice:
+      "`etcd-pg-sync validate` does it now. The writer does it every `--verify-every`; its log says what kept it from it.",
   },
 };
 

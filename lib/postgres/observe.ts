@@ -56,8 +56,10 @@ async function verification(session: Session): Promise<Verification | null> {
   if (!there) return null;
   const [row] = await session.run<Verification>(
     "last-verification",
-    `select extract(epoch from coalesce(verified_at, installed_at))::float8 as at,
-       coalesce(missing + extra + different, 0) as differences from etcd_sync_verify`,
+    // a scan has compared everything since another timeline
+    `select extract(epoch from coalesce(v.verified_at, v.installed_at))::float8 as at,
+       case when v.timeline <> s.timeline then 0 else coalesce(v.missing + v.extra + v.different, 0) end as differences
+     from etcd_sync_verify v, etcd_sync_state s`,
   );
   return row ?? null;
 }

@@ -36,12 +36,12 @@ export function addGauges(meter: Meter, watched: Watched): void {
 }
 
 /**
- * null: not known, for only who has the place asks etcd. A new leader has a while for its first answer; who takes the place
- * has not: where etcd is down it goes from one to the other, and none comes further.
+ * null: not known, for only who has the place asks etcd. Where etcd is down, the place can go from one to the other and none
+ * comes to lead: each remembers that it was etcd that failed it.
  */
 function etcdAnswers({ vitals: { role, etcd, since, failed }, freshTimeoutMs }: Watched): boolean | null {
   if (role === "leader") return performance.now() - (etcd?.answeredAt ?? since) <= freshTimeoutMs();
-  return role === "taking" || role === "failing" && failed === "etcd" ? false : null;
+  return (role === "taking" || role === "failing") && failed === "etcd" ? false : null;
 }
 
 function ownGauges(meter: Meter) {

@@ -41,7 +41,7 @@ export class Vitals {
     return this.#trouble;
   }
 
-  /** Failing: the server that failed it. */
+  /** The server that failed it last, since it led. */
   get failed(): Server | null {
     return this.#failed;
   }
@@ -62,6 +62,7 @@ export class Vitals {
 
   leads(at: Leading, control: Paused): void {
     this.#become("leader");
+    this.#failed = null;
     this.at = at;
     this.control = control;
   }
@@ -87,7 +88,6 @@ export class Vitals {
     this.etcd = null;
     this.scan = null;
     this.#trouble = null;
-    this.#failed = null;
   }
 }
 

@@ -6,6 +6,7 @@ import { fromFileUrl } from "../support/paths.ts";
 import { promtool } from "../support/promtool.ts";
 import { quiet } from "../support/history.ts";
 import { killed, streaming, strict } from "../support/run.ts";
+import { installed } from "../support/schema.ts";
 import { ownEtcd } from "../support/servers.ts";
 import { makeWorld } from "../support/world.ts";
 
@@ -29,6 +30,16 @@ Deno.test("each alert has a section in docs/operations.md, and each section an a
   assert.deepEqual(sections.map(([, name]) => name).sort(), [...alerts].sort());
   const tested = read(`${folder}/prometheus/etcd-pg-sync.test.yml`);
   assert.deepEqual(alerts.filter((name) => !tested.includes(`"${name}"`)), [], "not tested");
+});
+
+Deno.test("every statement of docs/operations.md can be pasted", strict, async () => {
+  await using world = await makeWorld();
+  await installed(world, { prefix: world.prefix });
+  const page = read(fromFileUrl("../../docs/operations.md"));
+  const blocks = [...page.matchAll(/```sql\n([\s\S]*?)```/g)].map(([, sql]) => sql);
+  const statements = blocks.flatMap((sql) => sql.split(";")).filter((sql) => sql.trim() !== "");
+  assert.ok(statements.length >= 6);
+  for (const sql of statements) await world.sql(sql);
 });
 
 /** Every name, with the labels that it is asked for by. */
@@ -107,6 +118,7 @@ Deno.test("writes from SQL that lose to etcd", strict, async () => {
   for (let i = 0; i < 12; i++) await world.sql("select etcd_set($1, '2', 0)", [world.key("a")]);
   await quiet(world);
   await door.untilValue("wal_rows_total", { result: "conflict" }, (rows) => rows === 12);
+  await door.untilReady(200); // a proof of freshness is there
   await assertAlerts([{ first, last: await door.samples() }], ["EtcdPgSyncConflictsRising"], 5);
 });
 
@@ -151,6 +163,7 @@ Deno.test("etcd is down, and the leader is another one than before", strict, asy
   await assertAlerts([{ first, last: undefined }, { first: standby, last }], [
     "EtcdPgSyncDown",
     "EtcdPgSyncNoLeader",
+    "EtcdPgSyncServerDown",
     "EtcdPgSyncNotFresh",
     "EtcdPgSyncServerDown",
   ]);

@@ -136,11 +136,13 @@ Deno.test("not ready while PostgreSQL is away, ready again when it is back", str
   await streaming(world, [...args, ...door.args]);
   await door.untilReady(200);
   await door.untilValue("server_up", { server: "postgres" }, (up) => up === 1);
+  assert.equal(await door.value("server_up", { server: "etcd" }), 1);
   proxy.refuse();
   proxy.cut();
   await door.untilReady(503, /^neither leader nor standby for/);
   await door.untilValue("server_up", { server: "postgres" }, (up) => up === 0);
   assert.equal(await door.value("leader"), 0);
+  assert.equal(await door.value("server_up", { server: "etcd" }), undefined, "it does not ask etcd any more");
   assert.equal((await door.get("/healthz")).status, 200, "a restart would not help");
   const before = (await door.value("fresh_age_seconds"))!;
   await door.untilValue("fresh_age_seconds", {}, (age) => age > before + 2);

@@ -6,6 +6,7 @@ import assert from "node:assert/strict";
 import { freePort } from "../../lib/embedded/ready.ts";
 import { grantAll, guarded, loose } from "../support/guarded_etcd.ts";
 import { quiet } from "../support/history.ts";
+import { eventually } from "../support/eventually.ts";
 import { Door } from "../support/pages.ts";
 import { Program, runProgram } from "../support/program.ts";
 import { strict, untilStreaming } from "../support/run.ts";
@@ -232,6 +233,13 @@ Deno.test(
       await Deno.writeTextFile(etcdFile, etcd.dsn(`${user}:${ENCODED}2`)); // another password
       program.kill("SIGHUP");
       await program.until((line) => line.setting === "etcd-dsn");
+      await etcd.ctl(["user", "passwd", user, "--interactive=false"], `${SECRET}2\n`);
+      await eventually(async () => { // the page logs in with it
+        const { etcd: { error } } = JSON.parse((await door.get("/status")).text);
+        if (error === null) return true;
+        throw new Error(`/status says '${error.text}'`);
+      });
+      await assertPages(door, "another password");
       await Deno.writeTextFile(pgFile, `${pg}?password=${ENCODED}`);
       program.kill("SIGHUP");
       await program.until((line) => line.setting === "postgres-dsn");

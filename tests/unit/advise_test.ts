@@ -278,6 +278,23 @@ const cases: Case[] = [
     advice: /validate --fix/,
   },
   {
+    name: "no verification for long",
+    change: ({ postgres }) => {
+      postgres.report.verification!.verified_at = before(4 * 86_400);
+    },
+    told: [["EPS-721", /^The mirror was last compared with etcd 4 d ago$/]],
+    exit: 0,
+  },
+  {
+    name: "never a verification",
+    change: ({ postgres }) => {
+      postgres.report.verification = null;
+      postgres.report.stream!.installed_at = before(4 * 86_400);
+    },
+    told: [["EPS-721", /^In 4 d since it was installed the mirror was never compared with etcd$/]],
+    exit: 0,
+  },
+  {
     name: "drift in a timeline that is over",
     change: ({ postgres: { report } }) => {
       Object.assign(report.verification!, { missing: 1 });

@@ -58,6 +58,18 @@ Deno.test("ready(): each role, and the reason in words", strict, () => {
   assert.match(say(paused), /^false: leader: paused since 1970-01-01T00:00:00\.000Z/);
 });
 
+Deno.test("which server failed it is known until it leads again", strict, () => {
+  const vitals = new Vitals();
+  vitals.takes();
+  assert.equal(vitals.failed, null);
+  vitals.fails("etcd: no answer for 10 s", "etcd");
+  vitals.standsBy();
+  vitals.takes();
+  assert.equal(vitals.failed, "etcd");
+  vitals.leads({ state: "streaming", revision: 7 }, { pausedAt: null });
+  assert.equal(vitals.failed, null);
+});
+
 Deno.test("a role that is lost takes with it what was known in it", strict, () => {
   const vitals = leading();
   vitals.provenAt = performance.now();
