@@ -25,6 +25,8 @@ const LIMIT_EVERY_MS = 1_000;
 const SETTINGS_EVERY_MS = 1_000;
 const MOST_OFTEN_MS = 1_000;
 const LEAST_PAUSE_MS = 20;
+/** Well below what another instance takes for frozen. */
+const MOST_PAUSE_MS = 3_000;
 const MINUTE_MS = 60_000;
 
 /** Runs until `signal` aborts. What it cannot do now it does later. */
@@ -72,7 +74,7 @@ async function keepOn(
     done();
     const now = performance.now();
     const pause = tasks.some((task) => task.steps)
-      ? now - began // half of the time at most
+      ? Math.min(now - began, MOST_PAUSE_MS) // half of the time at most
       : Math.min(limit.due, now + SETTINGS_EVERY_MS, ...tasks.map((task) => task.due)) - now;
     await sleep(Math.max(LEAST_PAUSE_MS, pause), signal);
   }
