@@ -90,7 +90,7 @@ Deno.test("etcd wants a client's certificate: with one it works, without it is r
   await assertRefused(
     world,
     dsn(world, etcd, "localhost", ca),
-    /^etcd-pg-sync: Cannot use etcd at 'localhost:\d+': .*\(it may want a client's certificate\) \(EPS-211\)$/,
+    /^etcd-pg-sync: Cannot use etcd at 'localhost:\d+': .*\(it may want a client's certificate\) \(EPS-21[12]\)$/,
   );
   const client = await etcd.authority.issue("client", "DNS:client");
   await streaming(world, ["-e", dsn(world, etcd, "localhost", ca, client)]);
