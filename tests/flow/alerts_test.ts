@@ -114,11 +114,11 @@ Deno.test("writes from SQL that lose to etcd", strict, async () => {
   const door = new Door();
   await streaming(world, door.args);
   await world.etcd.put(world.key("a"), "1");
+  await door.untilReady(200);
   const first = await door.samples();
   for (let i = 0; i < 12; i++) await world.sql("select etcd_set($1, '2', 0)", [world.key("a")]);
   await quiet(world);
   await door.untilValue("wal_rows_total", { result: "conflict" }, (rows) => rows === 12);
-  await door.untilReady(200); // a proof of freshness is there
   await assertAlerts([{ first, last: await door.samples() }], ["EtcdPgSyncConflictsRising"], 5);
 });
 
