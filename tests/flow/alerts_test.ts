@@ -165,7 +165,6 @@ Deno.test("etcd is down, and the leader is another one than before", strict, asy
     "EtcdPgSyncNoLeader",
     "EtcdPgSyncServerDown",
     "EtcdPgSyncNotFresh",
-    "EtcdPgSyncServerDown",
   ]);
 });
 

@@ -29,7 +29,7 @@ function assertRefused(
 
 Deno.test("arguments that are wrong", strict, async () => {
   const cases: [string[], RegExp][] = [
-    [["start"], /^etcd-pg-sync: Cannot start without 'etcd-dsn': give --etcd-dsn, /],
+    [["start"], /^etcd-pg-sync: Cannot start without 'postgres-dsn': give --postgres-dsn, /],
     [
       ["start", "-e", "etcd://h"],
       /^etcd-pg-sync: Cannot start without 'postgres-dsn': give --postgres-dsn, /,
