@@ -37,6 +37,9 @@ export async function probeWrite(client: EtcdClient, keys: Uint8Array[]): Promis
 /** etcd's rpctypes; its code is shared with other errors. */
 const TOO_MANY = "etcdserver: too many operations in txn request";
 
+/** The limits were passed, and then the rights were missing. 3.4 asks for a user as late as that. */
+const REFUSED = new Set([grpc.status.PERMISSION_DENIED, grpc.status.UNAUTHENTICATED]);
+
 /** The most operations, up to `wanted`, that etcd takes in one transaction. Rights are checked after their number. */
 export async function probeOperations(client: EtcdClient, key: Uint8Array, wanted: number): Promise<number> {
   let [taken, refused] = [0, wanted + 1];
@@ -56,7 +59,7 @@ async function takes(client: EtcdClient, key: Uint8Array, operations: number): P
   } catch (error) {
     if (!(error instanceof EtcdError)) throw error;
     if (error.message === TOO_MANY) return false;
-    if (error.code === grpc.status.PERMISSION_DENIED) return true;
+    if (REFUSED.has(error.code)) return true;
     throw error;
   }
 }
@@ -76,7 +79,7 @@ export async function probeRequestBytes(client: EtcdClient, bytes: number): Prom
   } catch (error) {
     if (!(error instanceof EtcdError)) throw error;
     if (error.code === grpc.status.RESOURCE_EXHAUSTED) return false;
-    if (error.code === grpc.status.PERMISSION_DENIED) return true;
+    if (REFUSED.has(error.code)) return true;
     throw error;
   }
 }

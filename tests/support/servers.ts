@@ -117,9 +117,9 @@ export async function ownEtcd(args: string[] | ((port: number) => string[]) = []
   const { port, dsn, log } = server;
   stack.defer(async () => {
     if (server) Deno.kill(server.pid, "SIGCONT");
-    await server?.stop();
+    await server?.stop("SIGKILL"); // see stop(): etcd3 leaves the channel of a login open
   });
-  const etcd = stack.use(new EtcdDoor(dsn)); // closed before the server: see stop()
+  const etcd = stack.use(new EtcdDoor(dsn)); // closed before the server
   const all = stack.move();
   return {
     dsn,
