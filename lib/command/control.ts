@@ -7,26 +7,33 @@ import { sleep, stopSignal } from "../lifecycle.ts";
 import { makeLog } from "../log.ts";
 import type { Session } from "../postgres/client.ts";
 import { askResync, pauseStream, readResync, resumeStream, type Resync } from "../postgres/control.ts";
-import { connectionOptions } from "./options.ts";
+import { connectionOptions, type Format, formatOption } from "./options.ts";
 
 const LOOK_MS = 200;
 
 export function addControl(program: Command): void {
   connectionOptions(
     program.command("pause").description("stop mirroring and sending, until resume; writes from SQL wait"),
-  ).option("--reason <text>", "shown by status").action(pause);
-  connectionOptions(program.command("resume").description("end a pause")).action(resume);
+  ).option("--reason <text>", "shown by status").addOption(formatOption()).action(pause);
+  connectionOptions(program.command("resume").description("end a pause")).addOption(formatOption())
+    .action(resume);
   connectionOptions(
     program.command("resync").description(
       "compare with etcd again and repair what differs, while all goes on",
     ),
-  ).option("--prefix <key>", "only keys that begin with it").action(resync);
+  ).option("--prefix <key>", "only keys that begin with it").addOption(formatOption()).action(resync);
 }
 
-async function pause(flags: Flags & { reason?: string }): Promise<void> {
+interface Formatted extends Flags {
+  format: Format;
+}
+
+async function pause(flags: Formatted & { reason?: string }): Promise<void> {
   await withStream(flags, async (session, stream) => {
     const changed = await pauseStream(session, flags.reason ?? null);
-    console.log(
+    answer(
+      flags,
+      { paused: true, changed },
       changed
         ? `Stream '${stream}' is paused: nothing is mirrored or sent until 'etcd-pg-sync resume'`
         : `Stream '${stream}' was paused before`,
@@ -34,27 +41,33 @@ async function pause(flags: Flags & { reason?: string }): Promise<void> {
   });
 }
 
-async function resume(flags: Flags): Promise<void> {
+async function resume(flags: Formatted): Promise<void> {
   await withStream(flags, async (session, stream) => {
     const changed = await resumeStream(session);
-    console.log(changed ? `Stream '${stream}' goes on` : `Stream '${stream}' was not paused`);
+    const text = changed ? `Stream '${stream}' goes on` : `Stream '${stream}' was not paused`;
+    answer(flags, { paused: false, changed }, text);
   });
 }
 
-async function resync(flags: Flags & { prefix?: string }): Promise<void> {
+async function resync(flags: Formatted & { prefix?: string }): Promise<void> {
   await withStream(flags, async (session, stream) => {
     const id = await askResync(session, flags.prefix ?? null);
     const done = await untilDone(session, id);
     const where = `resync ${id} of prefix '${done.prefix}'`;
     if (done.error !== null) throw new Fatal("runtime", `Cannot finish ${where}: ${done.error}`);
-    if (done.finishedAt !== null) return console.log(`Done: ${where}: ${told(done.result)}`);
+    const found = { id, prefix: done.prefix, done: done.finishedAt !== null, ...done.result };
+    if (found.done) return answer(flags, found, `Done: ${where}: ${told(done.result)}`);
     const why = done.pausedAt !== null
       ? `stream '${stream}' is paused`
       : done.attended
       ? "it goes on without this command"
       : `no instance works on stream '${stream}'; the next one will`;
-    console.log(`Asked: ${where}; ${why}`);
+    answer(flags, found, `Asked: ${where}; ${why}`);
   });
+}
+
+function answer({ format }: Formatted, json: object, text: string): void {
+  console.log(format === "json" ? JSON.stringify(json, null, 2) : text);
 }
 
 /** Waits until the request is done; not where nobody sees to it, or after SIGINT. */

@@ -39,12 +39,18 @@ Deno.test(
     assert.equal(await world.etcd.get(world.key("b")), undefined);
 
     assert.match((await world.run("pause")).stdout, /was paused before/);
+    const json = async (command: string) => {
+      const { code, stdout } = await world.run(command, ["--format", "json"]);
+      return [code, JSON.parse(stdout)];
+    };
+    assert.deepEqual(await json("pause"), [0, { paused: true, changed: false }]);
     const resumed = await world.run("resume");
     assert.deepEqual([resumed.code, resumed.stdout], [0, "Stream 'default' goes on\n"]);
     await quiet(world);
     assert.equal(await status(world, id), "success");
     assert.equal((await world.state())!.epoch, before.epoch);
     assert.match((await world.run("resume")).stdout, /was not paused/);
+    assert.deepEqual(await json("resume"), [0, { paused: false, changed: false }]);
     const [told] = await events(world, "paused");
     assert.equal(told.detail.reason, "maintenance");
     assert.ok(told.detail.by);
@@ -178,8 +184,13 @@ Deno.test(
       /^Done: resync 2 of .* 1 missing, 0 extra, 1 different; 2 repaired/,
     );
     assert.deepEqual(await wrong(), []);
+    const again = await world.run("resync", ["--prefix", world.key("b"), "--format", "json"]);
+    const { revision, ...found } = JSON.parse(again.stdout);
+    assert.ok(revision > 0);
+    const counts = { keys: 1, missing: 0, extra: 0, different: 0, repaired: 0 };
+    assert.deepEqual(found, { id: 3, prefix: world.key("b"), done: true, ...counts });
     assert.equal((await world.state())!.timeline, 1);
-    assert.equal((await events(world, "resynced")).length, 2);
+    assert.equal((await events(world, "resynced")).length, 3);
     assert.ok(!program.logs.some((line) => line.msg === "state changed" && line.to === "compaction-resync"));
   },
 );
