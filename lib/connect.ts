@@ -20,14 +20,24 @@ export function postgresOptions(config: StreamPlace, troubles: Troubles): Postgr
   };
 }
 
+function postgresFatal(config: StreamPlace, error: unknown): Fatal {
+  if (error instanceof Fatal) return error;
+  const where = withoutSecrets(config.postgresDsn);
+  return new Fatal(codeOf(error), `Cannot use PostgreSQL at '${where}': ${sentence(error)}`);
+}
+
+function etcdFatal(config: Target, error: unknown): Fatal {
+  if (error instanceof Fatal) return error;
+  const where = config.etcd.endpoints.join(",");
+  return new Fatal(codeOf(error), `Cannot use etcd at '${where}': ${sentence(error)}`);
+}
+
 /** What `use` returns. @throws {Fatal} with an exit code, where PostgreSQL cannot be used */
 export async function withPostgres<T>(config: StreamPlace, use: () => Promise<T>): Promise<T> {
   try {
     return await use();
   } catch (error) {
-    if (error instanceof Fatal) throw error;
-    const where = withoutSecrets(config.postgresDsn);
-    throw new Fatal(codeOf(error), `Cannot use PostgreSQL at '${where}': ${sentence(error)}`);
+    throw postgresFatal(config, error);
   }
 }
 
@@ -36,9 +46,7 @@ export async function withEtcd<T>(config: Target, use: () => Promise<T>): Promis
   try {
     return await use();
   } catch (error) {
-    if (error instanceof Fatal) throw error;
-    const where = config.etcd.endpoints.join(",");
-    throw new Fatal(codeOf(error), `Cannot use etcd at '${where}': ${sentence(error)}`);
+    throw etcdFatal(config, error);
   }
 }
 
@@ -47,10 +55,9 @@ export async function withBoth<T>(config: Target, use: () => Promise<T>): Promis
   try {
     return await use();
   } catch (error) {
-    const again = () => Promise.reject(error);
-    if (error instanceof EtcdError) return await withEtcd(config, again);
+    if (error instanceof EtcdError) throw etcdFatal(config, error);
     if (kindOf(error) === "runtime") throw error;
-    return await withPostgres(config, again);
+    throw postgresFatal(config, error);
   }
 }
 

@@ -31,8 +31,10 @@ export class Control {
     const { promise, resolve } = Promise.withResolvers<void>();
     const look = () => holds() && resolve();
     this.#wakers.add(look);
-    signal.addEventListener("abort", () => resolve(), { once: true });
+    const stop = () => resolve();
+    signal.addEventListener("abort", stop, { once: true });
     await promise;
+    signal.removeEventListener("abort", stop);
     this.#wakers.delete(look);
   }
 }

@@ -1,7 +1,7 @@
 /** From a configuration to a stream that can be run. */
 import { type Config, identity, withoutSecrets } from "./config.ts";
 import { checkedEtcdVersion, withEtcd, withPostgres } from "./connect.ts";
-import { MAX_KEY_BYTES } from "./core/plan.ts";
+import { selectionOf } from "./core/plan.ts";
 import { kindOf } from "./errors.ts";
 import { EtcdClient } from "./etcd/client.ts";
 import { readKey, readRange } from "./etcd/kv.ts";
@@ -32,7 +32,7 @@ export async function openStream(
   });
   return {
     settings: settingsOf(config),
-    select: { prefix: config.prefix, maxKeyBytes: MAX_KEY_BYTES },
+    select: selectionOf(config),
     postgres,
     kv,
     watch,

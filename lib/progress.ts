@@ -6,7 +6,7 @@ import type { Log } from "./log.ts";
 
 const LINE_EVERY_MS = 5_000;
 
-export class Progress {
+export class Progress implements Disposable {
   readonly #bar: cliProgress.SingleBar | undefined;
   readonly #started = performance.now();
   #keys = 0;
@@ -49,7 +49,7 @@ export class Progress {
     return Math.round(performance.now() - this.#started) / 1_000;
   }
 
-  stop(): void {
+  [Symbol.dispose](): void {
     this.#bar?.stop();
   }
 }

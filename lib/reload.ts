@@ -76,9 +76,6 @@ function tell(log: Log, name: Name, before: Settings, after: Settings, later: bo
   const { secret } = setting(name);
   const [from, to] = [before, after].map((settings) => shown(settings[name].text, secret));
   const fields = { setting: name, ...(from !== to && { from, to }), source: sourceText(after[name].source) };
-  if (later) log.warn({ code: "EPS-718", ...fields }, "setting changed: it counts after a restart");
-  else {log.info(
-      fields,
-      secret ? "setting changed: it counts from the next connection on" : "setting changed",
-    );}
+  if (later) return log.warn({ code: "EPS-718", ...fields }, "setting changed: it counts after a restart");
+  log.info(fields, secret ? "setting changed: it counts from the next connection on" : "setting changed");
 }

@@ -155,12 +155,8 @@ create function etcd_sync_status() returns jsonb
 language plpgsql stable security definer set search_path from current set jit = off set timezone = 'UTC' as $$
 declare
   s etcd_sync_state;
-  verification jsonb;
 begin
   select * into s from etcd_sync_state;
-  if to_regclass('etcd_sync_verify') is not null then -- it comes with a later migration
-    verification := (select to_jsonb(v) - 'only_row' from etcd_sync_verify v);
-  end if;
   return jsonb_build_object(
     'schema_version', (select max(m.number) from etcd_sync_migration m),
     'now', clock_timestamp(),
@@ -189,7 +185,7 @@ begin
     'losses', etcd_status_losses(),
     'events', etcd_status_events(),
     'tables', etcd_status_tables(),
-    'verification', verification,
+    'verification', (select to_jsonb(v) - 'only_row' from etcd_sync_verify v),
     'retention', etcd_status_retention());
 end $$;
 comment on function etcd_sync_status() is 'Where the stream stands, as etcd-pg-sync status shows it; for a monitoring role too';

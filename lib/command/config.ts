@@ -9,9 +9,9 @@ import { makeLog } from "../log.ts";
 import { readSettings } from "../settings/read.ts";
 import { sourceText } from "../settings/source.ts";
 import { NAMES, setting } from "../settings/table.ts";
-import { connectionOptions, streamOptions } from "./options.ts";
+import { answer, connectionOptions, type Format, streamOptions } from "./options.ts";
 
-type Formatted = Flags & { format?: "text" | "json" };
+type Formatted = Flags & { format?: Format };
 
 export function addConfig(program: Command): void {
   const config = program.command("config").description(
@@ -47,9 +47,7 @@ function show(flags: Formatted): void {
   const variables = Object.fromEntries(
     fillingVariables(env).map((name) => [name, variableText(name, env[name])]),
   );
-  console.log(
-    flags.format === "json" ? JSON.stringify({ settings: rows, variables }, null, 2) : table(rows, variables),
-  );
+  answer(flags.format, { settings: rows, variables }, table(rows, variables));
 }
 
 type Row = { name: string; value: string | null; from: string };
@@ -76,13 +74,11 @@ function variableText(name: string, value: string): string {
 }
 
 async function run(flags: Formatted): Promise<void> {
-  guardTransport(() => {});
+  guardTransport();
   const config = readConfig(flags);
   const { findings: postgres, streamId } = await checkPostgres(config, makeLog(config.log));
   const findings: Finding[] = [...postgres, ...await checkEtcd(config, streamId)];
   const code = exitCode(findings);
-  console.log(
-    flags.format === "json" ? JSON.stringify({ ok: code === 0, findings }, null, 2) : findingsText(findings),
-  );
+  answer(flags.format, { ok: code === 0, findings }, findingsText(findings));
   Deno.exit(code);
 }

@@ -7,7 +7,7 @@ import { sleep, stopSignal } from "../lifecycle.ts";
 import { makeLog } from "../log.ts";
 import type { Session } from "../postgres/client.ts";
 import { askResync, pauseStream, readResync, resumeStream, type Resync } from "../postgres/control.ts";
-import { connectionOptions, type Format, formatOption } from "./options.ts";
+import { answer, connectionOptions, type Format, formatOption } from "./options.ts";
 
 const LOOK_MS = 200;
 
@@ -32,7 +32,7 @@ async function pause(flags: Formatted & { reason?: string }): Promise<void> {
   await withStream(flags, async (session, stream) => {
     const changed = await pauseStream(session, flags.reason ?? null);
     answer(
-      flags,
+      flags.format,
       { paused: true, changed },
       changed
         ? `Stream '${stream}' is paused: nothing is mirrored or sent until 'etcd-pg-sync resume'`
@@ -45,7 +45,7 @@ async function resume(flags: Formatted): Promise<void> {
   await withStream(flags, async (session, stream) => {
     const changed = await resumeStream(session);
     const text = changed ? `Stream '${stream}' goes on` : `Stream '${stream}' was not paused`;
-    answer(flags, { paused: false, changed }, text);
+    answer(flags.format, { paused: false, changed }, text);
   });
 }
 
@@ -56,18 +56,14 @@ async function resync(flags: Formatted & { prefix?: string }): Promise<void> {
     const where = `resync ${id} of prefix '${done.prefix}'`;
     if (done.error !== null) throw new Fatal("runtime", `Cannot finish ${where}: ${done.error}`);
     const found = { id, prefix: done.prefix, done: done.finishedAt !== null, ...done.result };
-    if (found.done) return answer(flags, found, `Done: ${where}: ${told(done.result)}`);
+    if (found.done) return answer(flags.format, found, `Done: ${where}: ${told(done.result)}`);
     const why = done.pausedAt !== null
       ? `stream '${stream}' is paused`
       : done.attended
       ? "it goes on without this command"
       : `no instance works on stream '${stream}'; the next one will`;
-    answer(flags, found, `Asked: ${where}; ${why}`);
+    answer(flags.format, found, `Asked: ${where}; ${why}`);
   });
-}
-
-function answer({ format }: Formatted, json: object, text: string): void {
-  console.log(format === "json" ? JSON.stringify(json, null, 2) : text);
 }
 
 /** Waits until the request is done; not where nobody sees to it, or after SIGINT. */

@@ -32,3 +32,8 @@ export type Format = "text" | "json";
 export function formatOption(): Option {
   return new Option("--format <format>", "text or json").choices(["text", "json"]).default("text");
 }
+
+/** A command's answer, on standard output. */
+export function answer(format: Format | undefined, json: unknown, text: string): void {
+  console.log(format === "json" ? JSON.stringify(json, null, 2) : text);
+}

@@ -6,7 +6,7 @@ import type { Status } from "../core/status.ts";
 import { guardTransport } from "../etcd/guard.ts";
 import { sleep, stopSignal } from "../lifecycle.ts";
 import { StatusReader, statusTarget } from "../status.ts";
-import { connectionOptions, type Format, formatOption } from "./options.ts";
+import { answer, connectionOptions, type Format, formatOption } from "./options.ts";
 
 const WATCH_MS = 1_000;
 
@@ -25,15 +25,11 @@ export function addStatus(program: Command): void {
 }
 
 async function run(flags: Flags): Promise<void> {
-  guardTransport(() => {});
+  guardTransport();
   await using reader = new StatusReader(statusTarget(readTarget(flags)));
   const status = flags.watch ? await watch(reader, flags.format) : await reader.read();
-  if (!flags.watch) console.log(rendered(status, flags.format));
+  if (!flags.watch) answer(flags.format, status, screen(status).trimEnd());
   Deno.exitCode = status.exit_code;
-}
-
-function rendered(status: Status, format: Format): string {
-  return format === "json" ? JSON.stringify(status, null, 2) : screen(status).trimEnd();
 }
 
 /** The last one. On a terminal each covers the one before; elsewhere they follow one another, JSON on a line each. */

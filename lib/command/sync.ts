@@ -2,8 +2,8 @@
 import type { Command } from "commander";
 import { type Config, type Flags as SettingFlags, identity, readConfig } from "../config.ts";
 import { checkedEtcdVersion, postgresOptions, withBoth, withEtcd, withPostgres } from "../connect.ts";
-import { MAX_KEY_BYTES } from "../core/plan.ts";
-import { EXIT, sentence } from "../errors.ts";
+import { selectionOf } from "../core/plan.ts";
+import { EXIT } from "../errors.ts";
 import { EtcdClient } from "../etcd/client.ts";
 import { guardTransport } from "../etcd/guard.ts";
 import { stopSignal } from "../lifecycle.ts";
@@ -40,8 +40,8 @@ async function run(flags: Flags): Promise<void> {
   const config = readConfig(flags);
   const log = makeLog(config.log);
   const signal = stopSignal(log);
-  guardTransport((error) => log.debug({ error: sentence(error) }, "a connection to etcd broke"));
-  using progress = disposable(new Progress(log, "compare"));
+  guardTransport(log);
+  using progress = new Progress(log, "compare");
   const page = (keys: number, remaining: number) => progress.page(keys, remaining);
   if (flags.dryRun) {
     const plan = await dryRun(config, log, signal, page);
@@ -51,10 +51,6 @@ async function run(flags: Flags): Promise<void> {
   print(format, () => syncedJson(synced), () => syncedLines(synced));
   const left = synced.verdict ? countOf(synced.verdict.left) : 0;
   if (synced.lost > 0 || left > 0) Deno.exitCode = EXIT.differences;
-}
-
-function disposable(progress: Progress): Progress & Disposable {
-  return Object.assign(progress, { [Symbol.dispose]: () => progress.stop() });
 }
 
 function syncedJson({ verdict, ...synced }: Synced): unknown {
@@ -120,8 +116,7 @@ async function dryRun(
   await using opened = new AsyncDisposableStack();
   const kv = opened.adopt(new EtcdClient(config.etcd), (client) => client.close());
   await withEtcd(config, () => checkedEtcdVersion(config, kv, log));
-  const select = { prefix: config.prefix, maxKeyBytes: MAX_KEY_BYTES };
-  const sides = { kv, postgres, select, log };
+  const sides = { kv, postgres, select: selectionOf(config), log };
   const found = await withBoth(config, () => compareWithNow(sides, installed, { signal, progress }));
   return { installed, found, pending };
 }

@@ -3,8 +3,8 @@ import type { Command } from "commander";
 import { type Flags as SettingFlags, identity, readTarget, type Target } from "../config.ts";
 import { checkedEtcdVersion, openInstalled, postgresOptions, withBoth, withEtcd } from "../connect.ts";
 import { keyBytes, keyText, startsWith } from "../core/codec.ts";
-import { MAX_KEY_BYTES } from "../core/plan.ts";
-import { EXIT, sentence } from "../errors.ts";
+import { selectionOf } from "../core/plan.ts";
+import { EXIT } from "../errors.ts";
 import { EtcdClient } from "../etcd/client.ts";
 import { guardTransport } from "../etcd/guard.ts";
 import { stopSignal } from "../lifecycle.ts";
@@ -45,7 +45,7 @@ async function run(flags: Flags): Promise<void> {
   const prefix = readPrefix(flags.prefix, target.prefix);
   const log = makeLog(target.log);
   const signal = stopSignal(log);
-  guardTransport((error) => log.debug({ error: sentence(error) }, "a connection to etcd broke"));
+  guardTransport(log);
   const verdict = await validate(target, log, { signal, prefix, show, fix: flags.fix });
   print(format, () => verdictJson(verdict), () => [...verdictLines(verdict), ...advice(verdict, flags)]);
   if (countOf(verdict.left) > 0) Deno.exitCode = EXIT.differences;
@@ -90,12 +90,11 @@ async function validate(target: Target, log: Log, options: VerifyOptions): Promi
   await using opened = new AsyncDisposableStack();
   const kv = opened.adopt(new EtcdClient(target.etcd), (client) => client.close());
   await withEtcd(target, () => checkedEtcdVersion(target, kv, log));
-  const progress = new Progress(log, "validate");
-  opened.defer(() => progress.stop());
+  const progress = opened.use(new Progress(log, "validate"));
   const sides = {
     kv,
     postgres: postgresOptions(target, new Troubles(log)),
-    select: { prefix: target.prefix, maxKeyBytes: MAX_KEY_BYTES },
+    select: selectionOf(target),
     log,
   };
   const page = (keys: number, remaining: number) => progress.page(keys, remaining);

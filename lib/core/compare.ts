@@ -1,6 +1,6 @@
 /** Comparing etcd with the mirror, key by key: two streams in the order of etcd's bytes, merged. Pure. */
 import { asText, equalBytes, keyText, valueColumns } from "./codec.ts";
-import { mirroredKey, type RowColumns, type Selection } from "./plan.ts";
+import { emptyRows, mirroredKey, type RowColumns, type Selection } from "./plan.ts";
 import { type KeyValue, OWN_PREFIX } from "./words.ts";
 
 /** A row of the mirror, as bytes. */
@@ -180,18 +180,7 @@ export interface RepairColumns extends RowColumns {
 }
 
 export function emptyRepair(): RepairColumns {
-  return {
-    keys: [],
-    values: [],
-    valueBytes: [],
-    revisions: [],
-    createRevisions: [],
-    versions: [],
-    leases: [],
-    there: [],
-    mirrored: [],
-    size: 0,
-  };
+  return { ...emptyRows(), there: [], mirrored: [], size: 0 };
 }
 
 /** Adds what etcd has for the key of `difference`. */

@@ -34,8 +34,13 @@ export interface Selection {
   maxKeyBytes: number;
 }
 
-/** Of a key as SQL writes it: what an index entry can hold. */
-export const MAX_KEY_BYTES = 2_500;
+/** What an index entry can hold. */
+const MAX_KEY_BYTES = 2_500;
+
+export function selectionOf({ prefix }: { prefix: Uint8Array }): Selection {
+  return { prefix, maxKeyBytes: MAX_KEY_BYTES };
+}
+
 const OWN = new TextEncoder().encode(OWN_PREFIX);
 const encoder = new TextEncoder();
 /** The last character; 625 of them are as long as a key can be. */
@@ -55,7 +60,7 @@ export function mirroredKey(
   return long ? { skipped: "too-long" } : { text };
 }
 
-function emptyRows(): RowColumns {
+export function emptyRows(): RowColumns {
   return {
     keys: [],
     values: [],

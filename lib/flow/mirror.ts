@@ -8,7 +8,7 @@ import { Backoff } from "../lifecycle.ts";
 import type { Outcome } from "../machine.ts";
 import { applyEvents, moveCheckpoint } from "../postgres/mirror.ts";
 import type { Leadership, Stream } from "../stream.ts";
-import { within } from "../telemetry/telemetry.ts";
+import { inSpan } from "../telemetry/telemetry.ts";
 import { endOf, openWatch } from "../watching.ts";
 
 type MirrorOutcome = Extract<Outcome, "history-lost" | "far-behind" | "history-replaced">;
@@ -102,7 +102,7 @@ async function applyBatch(
   const { columns, skipped } = foldEvents(events, stream.select);
   const probe = probeAfter(at.probe, columns);
   const commit = { columns, to, probe, skipped, freshAt };
-  await within(
+  await inSpan(
     stream.telemetry.span("mirror.commit", () => ({ revision: to, events: events.length, bytes })),
     () => applyEvents(mirror, place, at, commit),
   );

@@ -41,7 +41,7 @@ import {
 } from "../postgres/mirror.ts";
 import { Progress } from "../progress.ts";
 import { type Leadership, prefixRange, type Stream } from "../stream.ts";
-import { within } from "../telemetry/telemetry.ts";
+import { inSpan } from "../telemetry/telemetry.ts";
 import { endOf, openWatch } from "../watching.ts";
 
 type ScanOutcome = Extract<Outcome, "caught-up" | "history-lost" | "history-replaced">;
@@ -65,7 +65,7 @@ export async function scan(
   const { state } = leadership.at;
   stream.telemetry.scanBegan(state);
   const span = stream.telemetry.span("scan", () => ({ state }));
-  return await within(span, async () => {
+  return await inSpan(span, async () => {
     const outcome = await run.run();
     span.setAttributes({ ...run.totals, revision: leadership.at.revision, outcome: outcome ?? "stopped" });
     return outcome;
@@ -95,7 +95,7 @@ class Scan implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    this.#progress.stop();
+    this.#progress[Symbol.dispose]();
     this.#stream.telemetry.vitals.scan = null;
     await this.#follower?.[Symbol.asyncDispose]();
   }
@@ -244,7 +244,7 @@ class Scan implements AsyncDisposable {
     at.probe = this.#probe;
     at.scanCursor = null;
     at.scanRevision = 0;
-    this.#progress.stop();
+    this.#progress[Symbol.dispose]();
     this.#stream.log.info({ ...this.totals, seconds, revision: at.revision }, "the scan has caught up");
     return "caught-up";
   }

@@ -28,7 +28,7 @@ import {
   settleRecovered,
 } from "../postgres/wal.ts";
 import { type Leadership, markerKey, type Stream } from "../stream.ts";
-import { within } from "../telemetry/telemetry.ts";
+import { inSpan } from "../telemetry/telemetry.ts";
 
 /**
  * Bumps the marker and settles the batch in flight; from here on this leader may write to etcd. While etcd takes no writes
@@ -42,7 +42,7 @@ export async function takeOver(
   const backoff = new Backoff();
   while (!signal.aborted) {
     try {
-      await within(
+      await inSpan(
         stream.telemetry.span("takeover", () => ({ epoch: leadership.place.epoch })),
         () => resolveBatch(stream, leadership),
       );

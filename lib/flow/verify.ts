@@ -86,7 +86,7 @@ export async function attendResyncs(
     } catch (error) {
       if (signal.aborted) return;
       const fields = { code: codeOf(error), id, error: sentence(error) };
-      if (backoff.attempts === 0) stream.log.warn(fields, "a resync could not be done; trying on");
+      stream.troubles.tell("resync", fields, "a resync could not be done; trying on");
       await backoff.pause(signal);
     }
   }
@@ -96,7 +96,7 @@ async function resync(stream: Stream, id: number, signal: AbortSignal): Promise<
   await using session = await Session.open(stream.postgres);
   const prefix = await startResync(session, id);
   stream.log.info({ id, prefix }, "resync: comparing with etcd");
-  const progress = new Progress(stream.log, "resync");
+  using progress = new Progress(stream.log, "resync");
   try {
     const { revision, keys, missing, extra, different, repaired } = await verify(stream, {
       signal,
@@ -112,7 +112,5 @@ async function resync(stream: Stream, id: number, signal: AbortSignal): Promise<
     if (signal.aborted || !(error instanceof Fatal) || kindOf(error) !== "runtime") throw error;
     await finishResync(session, id, { result: null, error: sentence(error) });
     stream.log.error({ code: codeOf(error), id, error: sentence(error) }, "a resync was given up");
-  } finally {
-    progress.stop();
   }
 }

@@ -36,9 +36,8 @@ export async function endFrozenKeeper(session: Session): Promise<void> {
   await session.run(
     "end-frozen-keeper",
     `select pg_terminate_backend(a.pid) from etcd_sync_state s
-     join pg_locks l on l.locktype = 'advisory' and l.granted
-       and l.classid = (hashtext('etcd-pg-sync keep')::bigint & 4294967295)::oid
-       and l.objid = (hashtext(s.stream_id::text)::bigint & 4294967295)::oid
+     join pg_locks l on l.locktype = 'advisory' and l.objsubid = 2 and l.granted
+       and l.classid = hashtext('etcd-pg-sync keep')::oid and l.objid = hashtext(s.stream_id::text)::oid
        and l.database = (select oid from pg_database where datname = current_database())
      join pg_stat_activity a on a.pid = l.pid
      where a.state = 'idle' and a.state_change < clock_timestamp() - interval '10 seconds'

@@ -21,14 +21,9 @@ export interface Observation {
   limit: number | null;
   room: number | null;
   paused: boolean;
-  verification: Verification | null;
-}
-
-/** The last comparison of all of the mirror with etcd. */
-export interface Verification {
-  /** When it ended, in seconds since 1970; before the first: when the schema was installed. */
-  at: number;
-  /** Keys in which the sides differed, and were left so. */
+  /** When all of the mirror was last compared with etcd, in seconds since 1970; before the first: its installation. */
+  verifiedAt: number;
+  /** Keys in which the sides differed then, and were left so. */
   differences: number;
 }
 
@@ -43,29 +38,12 @@ export async function openObserver(options: PostgresOptions): Promise<Session> {
 
 /** @throws the error of pg or of the system */
 export async function observe(session: Session): Promise<Observation> {
-  const [row] = await session.run<Omit<Observation, "verification">>("observe-stream", OBSERVE, [COUNTED]);
-  return { ...row, verification: await verification(session) };
-}
-
-/** null: the schema has no place for it. */
-async function verification(session: Session): Promise<Verification | null> {
-  const [{ there }] = await session.run<{ there: boolean }>(
-    "verification-there",
-    "select to_regclass('etcd_sync_verify') is not null as there",
-  );
-  if (!there) return null;
-  const [row] = await session.run<Verification>(
-    "last-verification",
-    // a scan has compared everything since another timeline
-    `select extract(epoch from coalesce(v.verified_at, v.installed_at))::float8 as at,
-       case when v.timeline <> s.timeline then 0 else coalesce(v.missing + v.extra + v.different, 0) end as differences
-     from etcd_sync_verify v, etcd_sync_state s`,
-  );
-  return row ?? null;
+  const [row] = await session.run<Observation>("observe-stream", OBSERVE, [COUNTED]);
+  return row;
 }
 
 /**
- * Rows are counted by their headers, the oldest first. A transaction that is sent in parts is counted from where it was
+ * Differences of another timeline are none: a scan has compared everything since. Rows are counted by their headers, the oldest first. A transaction that is sent in parts is counted from where it was
  * cut, by the primary key (the casts keep the planner from its other index, which would read the parts that were sent).
  */
 const OBSERVE = `
@@ -89,5 +67,7 @@ const OBSERVE = `
     g.wal_limit as limit,
     case when g.wal_limit is not null then
       greatest(g.refuse_after - coalesce(pg_sequence_last_value('etcd_wal_id_seq'), 0), 0) end as room,
-    (select c.paused_at is not null from etcd_sync_control c) as paused
-  from etcd_sync_state s, etcd_sync_gate g`;
+    (select c.paused_at is not null from etcd_sync_control c) as paused,
+    extract(epoch from coalesce(v.verified_at, v.installed_at))::float8 as "verifiedAt",
+    case when v.timeline <> s.timeline then 0 else coalesce(v.missing + v.extra + v.different, 0) end as differences
+  from etcd_sync_state s, etcd_sync_gate g, etcd_sync_verify v`;

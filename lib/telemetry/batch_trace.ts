@@ -1,7 +1,7 @@
 /** One batch of the drain as spans: `drain.batch`, and in it `drain.claim`, `drain.txn` and `drain.settle`. */
 import type { Span } from "@opentelemetry/api";
 import type { WalRow } from "../core/words.ts";
-import { endSpan, type Telemetry, within } from "./telemetry.ts";
+import { endSpan, inSpan, type Telemetry } from "./telemetry.ts";
 
 export class BatchTrace {
   readonly #telemetry: Telemetry;
@@ -22,7 +22,7 @@ export class BatchTrace {
 
   /** From the sending to etcd's answer. */
   sending<T>(work: () => Promise<T>): Promise<T> {
-    return within(this.#part("drain.txn"), work);
+    return inSpan(this.#part("drain.txn"), work);
   }
 
   /** @param settledAt when the turn that settled it began, in milliseconds since 1970 */

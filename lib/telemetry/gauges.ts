@@ -133,10 +133,8 @@ function tellStream(
   result.observe(gauges.rows, seen.rows, labels);
   result.observe(gauges.oldest, seen.oldestAge, labels);
   result.observe(gauges.paused, seen.paused ? 1 : 0, labels);
-  if (seen.verification) {
-    result.observe(gauges.verified, seen.verification.at, labels);
-    result.observe(gauges.differences, seen.verification.differences, labels);
-  }
+  result.observe(gauges.verified, seen.verifiedAt, labels);
+  result.observe(gauges.differences, seen.differences, labels);
   if (seen.limit === null) return;
   result.observe(gauges.limit, seen.limit, labels);
   result.observe(gauges.room, seen.room!, labels);

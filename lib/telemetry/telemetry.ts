@@ -128,7 +128,7 @@ export function endSpan(span: Span, error?: unknown): void {
 }
 
 /** What `work` returns, in a span. */
-export async function within<T>(span: Span, work: () => Promise<T>): Promise<T> {
+export async function inSpan<T>(span: Span, work: () => Promise<T>): Promise<T> {
   try {
     const result = await work();
     endSpan(span);

@@ -1,12 +1,12 @@
 /** What goes wrong before the program works: one clear line on stderr, and the exit code that the docs name. */
 import assert from "node:assert/strict";
-import { Etcd3 } from "etcd3";
 import { freePort } from "../../lib/embedded/ready.ts";
 import { runProgram } from "../support/program.ts";
 import { killed, streaming, strict } from "../support/run.ts";
 import { installed } from "../support/schema.ts";
 import { ownEtcd } from "../support/servers.ts";
 import { makeWorld } from "../support/world.ts";
+import { withUsers } from "../support/etcd_users.ts";
 
 const EXIT = { configuration: 1, connection: 2, permission: 3 };
 
@@ -134,15 +134,7 @@ Deno.test("a role without rights", strict, async () => {
 Deno.test("a wrong password for etcd, and a user without rights", strict, async () => {
   await using server = await ownEtcd();
   await using world = await makeWorld();
-  const root = new Etcd3({ hosts: server.dsn.replace("etcd:", "http:").replace(/\/$/, "") });
-  const user = await root.user("root").create("rootpw");
-  await user.addRole("root").catch(async () => {
-    await root.role("root").create();
-    await user.addRole("root");
-  });
-  await root.user("weak").create("weakpw");
-  await root.auth.authEnable();
-  root.close();
+  await withUsers(server);
   const dsn = (login: string) => `${server.dsn.replace("//", `//${login}@`)}x/`;
   assertRefused(
     await world.run("start", ["-e", dsn("root:hunter2")]),
