@@ -14,6 +14,13 @@ async function dropRoles(world: World, section: string): Promise<void> {
   }
 }
 
+Deno.test("a function of a use case that has its owner's rights is not led astray by a caller's tables", () => {
+  const functions = [...page.matchAll(/^create function[\s\S]*?as \$\$/gm)].map(([head]) => head);
+  const definers = functions.filter((head) => head.includes("security definer"));
+  assert.ok(definers.length >= 3);
+  for (const head of definers) assert.match(head, /security definer set search_path = public, pg_temp as/);
+});
+
 for (const heading of headings) {
   Deno.test(`use case: ${heading}`, { sanitizeOps: true, sanitizeResources: true }, async () => {
     await using world = await makeWorld({ prefix: "/" });
