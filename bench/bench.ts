@@ -1,5 +1,5 @@
 /** What a row is, and what it is given: servers, programs, and a place for its samples. */
-import { type Cost, type Follower, Running, type Settings, type Sync } from "./program.ts";
+import { type Cost, type Follower, Running, type Sync } from "./program.ts";
 import { BareWatch } from "./watch.ts";
 import { Place, type Servers } from "./servers.ts";
 import { OURS, type Sample } from "./stats.ts";
@@ -49,6 +49,16 @@ export class Bench {
     return this.quick ? quick : full;
   }
 
+  /** Those that bring what etcd has to SQL. */
+  get following(): Sync[] {
+    return this.syncs.filter(({ follows }) => follows);
+  }
+
+  /** Those that bring what SQL writes to etcd. */
+  get writing(): Sync[] {
+    return this.syncs.filter(({ write }) => write);
+  }
+
   get ours(): Sync {
     return this.syncs.find(({ name }) => name === OURS)!;
   }
@@ -65,7 +75,8 @@ export class Bench {
     body: (signal: AbortSignal) => Promise<Figures>,
   ): Promise<void> {
     this.interrupted.throwIfAborted();
-    const deadline = AbortSignal.timeout((this.quick ? Math.min(seconds, QUICK_SECONDS) : seconds) * 1_000);
+    const limit = this.size(seconds, Math.min(seconds, QUICK_SECONDS));
+    const deadline = AbortSignal.timeout(limit * 1_000);
     const signal = AbortSignal.any([deadline, this.interrupted]);
     const common = { row: this.row.name, who, round };
     try {
@@ -75,7 +86,7 @@ export class Bench {
       });
     } catch (error) {
       this.interrupted.throwIfAborted();
-      const failed = deadline.aborted ? `not within ${seconds} s` : (error as Error).message;
+      const failed = deadline.aborted ? `not within ${limit} s` : (error as Error).message;
       for (const { name, unit } of measures) {
         this.record({ ...common, measure: name, unit, value: null, failed });
       }
@@ -115,7 +126,7 @@ export class Bench {
     attempt: Omit<Attempt, "who">,
     body: (follower: Follower, place: Place) => Promise<Figures>,
   ): Promise<void> {
-    for (const sync of this.syncs) await this.onRunning(round, sync, attempt, {}, body);
+    for (const sync of this.following) await this.onRunning(round, sync, attempt, body);
     await this.onPlace(round, { who: "bare watch", ...attempt }, async (place) => {
       await using watch = await BareWatch.open(place, 0);
       return await body(watch, place);
@@ -127,11 +138,10 @@ export class Bench {
     round: number,
     sync: Sync,
     attempt: Omit<Attempt, "who">,
-    settings: Settings,
     body: (running: Running, place: Place) => Promise<Figures>,
   ): Promise<void> {
     await this.onPrepared(round, sync, attempt, async (place) => {
-      await using running = await Running.start(sync, place, settings);
+      await using running = await Running.start(sync, place);
       await running.untilStreaming();
       return await body(running, place);
     });

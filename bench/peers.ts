@@ -3,29 +3,24 @@ import { onPath } from "../lib/embedded/search.ts";
 import type { Sync } from "./program.ts";
 
 /**
- * pg_etcd, both ways by polling. It does not make its table; this is what its own migration has. It logs a line for each
- * event unless told otherwise. Polling for writes costs it something, so it polls as fast as it can in the rows about
- * writes, and as it is documented in all others.
+ * pg_etcd, both ways by polling, as it is documented. It does not make its table; this is what its own migration has. It
+ * logs a line for each event unless told otherwise.
  */
 function pgEtcd(program: string, version: string): Sync {
   return {
     name: "pg_etcd",
     version,
+    follows: true,
+    command: ({ dsn, endpoint, prefix }) => ({
+      program,
+      args: [`--postgres-dsn=${dsn}`, `--etcd-dsn=etcd://${endpoint}${prefix}`, "--log-level=error"],
+      env: {},
+    }),
     schema: `create table etcd (
       ts timestamp with time zone not null default now(), key text not null, value text, revision bigint not null,
       tombstone boolean not null default false, primary key (key, revision));
       create index idx_etcd_ts on etcd (ts);
       create index idx_etcd_pending on etcd (key) where revision = -1;`,
-    command: ({ dsn, endpoint, prefix }, { writes }) => ({
-      program,
-      args: [
-        `--postgres-dsn=${dsn}`,
-        `--etcd-dsn=etcd://${endpoint}${prefix}`,
-        "--log-level=error",
-        `--polling-interval=${writes ? "1ms" : "1s"}`,
-      ],
-      env: {},
-    }),
     seen: "select from etcd where key = $1 and revision > 0",
     seenValue: "select from etcd where key = $1 and revision > 0 and starts_with(value, $2)",
     writtenBy: "select xmin::text as txid from etcd where key = $1 order by revision desc limit 1",
@@ -36,11 +31,34 @@ function pgEtcd(program: string, version: string): Sync {
   };
 }
 
+/**
+ * pg_etcd at its fastest for writes from SQL: it polls each millisecond, and follows another prefix. Where its own watch
+ * brings a write back before it has noted it, it fails on its primary key, waits and writes again.
+ */
+function pgEtcdWriting(program: string, version: string): Sync {
+  return {
+    ...pgEtcd(program, version),
+    name: "pg_etcd, writing only",
+    follows: false,
+    command: ({ dsn, endpoint }) => ({
+      program,
+      args: [
+        `--postgres-dsn=${dsn}`,
+        `--etcd-dsn=etcd://${endpoint}/none/`,
+        "--log-level=error",
+        "--polling-interval=1ms",
+      ],
+      env: {},
+    }),
+  };
+}
+
 /** etcd-postgresql-sync, one way; it mirrors the whole keyspace. Its schema is its own database/schema.sql. */
 function etcdPostgresqlSync(program: string, version: string): Sync {
   return {
     name: "etcd-postgresql-sync",
     version,
+    follows: true,
     schema: `create schema etcd;
       create table etcd.kv (key text not null primary key, value text not null);
       create table etcd.auth (commands text not null);`,
@@ -55,8 +73,8 @@ function etcdPostgresqlSync(program: string, version: string): Sync {
   };
 }
 
-const PEERS: [name: string, sync: (program: string, version: string) => Sync][] = [
-  ["pg_etcd", pgEtcd],
+const PEERS: [name: string, ...ways: ((program: string, version: string) => Sync)[]][] = [
+  ["pg_etcd", pgEtcd, pgEtcdWriting],
   ["etcd-postgresql-sync", etcdPostgresqlSync],
 ];
 
@@ -64,10 +82,13 @@ const PEERS: [name: string, sync: (program: string, version: string) => Sync][] 
 export async function findPeers(path: string[]): Promise<{ found: Sync[]; missing: string[] }> {
   const found: Sync[] = [];
   const missing: string[] = [];
-  for (const [name, sync] of PEERS) {
+  for (const [name, ...ways] of PEERS) {
     const program = await onPath(name, path);
-    if (program) found.push(sync(program, await goVersion(program)));
-    else missing.push(name);
+    if (!program) missing.push(name);
+    else {
+      const version = await goVersion(program);
+      found.push(...ways.map((way) => way(program, version)));
+    }
   }
   return { found, missing };
 }

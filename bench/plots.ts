@@ -1,7 +1,95 @@
-/** A plot of each row, as SVG. */
+/** A plot of each row, as SVG: a bar for the median, a line from the least to the most. Readable on light and dark. */
+import * as echarts from "echarts";
+import { join } from "node:path";
 import type { Row } from "./bench.ts";
-import type { Sample } from "./stats.ts";
+import { figure } from "./report.ts";
+import { OURS, type Sample, summarize, type Summary } from "./stats.ts";
 
-export async function drawPlots(_samples: Sample[], _rows: Row[], folder: string): Promise<void> {
+const WIDTH = 820;
+const BAR = 26;
+const GROUP = 58;
+/** Seen on white as well as on black; ours is the only strong colour. */
+const TEXT = "#808890", LINE = "#80889055", OURS_COLOR = "#2f81f7", OTHERS_COLOR = "#9aa4ae";
+
+/** Writes `<folder>/<row>.svg` for each row that has samples. */
+export async function drawPlots(samples: Sample[], rows: Row[], folder: string): Promise<void> {
   await Deno.mkdir(folder, { recursive: true });
+  for (const { name } of rows) {
+    const lines = summarize(samples.filter(({ row }) => row === name)).filter(({ median }) => median);
+    if (lines.length > 0) await Deno.writeTextFile(join(folder, `${name}.svg`), plot(lines));
+  }
+}
+
+/** A grid for each measure, one below the other, as units and sizes differ. */
+function plot(lines: Summary[]): string {
+  const groups = [...Map.groupBy(lines, ({ measure }) => measure).values()];
+  const heights = groups.map((group) => group.length * BAR + GROUP);
+  const height = heights.reduce((sum, h) => sum + h, 0);
+  const tops = heights.map((_, i) => heights.slice(0, i).reduce((sum, h) => sum + h, 0) + 32);
+  const chart = echarts.init(null, null, { renderer: "svg", ssr: true, width: WIDTH, height });
+  chart.setOption({
+    animation: false,
+    textStyle: { fontFamily: "sans-serif", color: TEXT },
+    title: groups.map(([{ measure, unit }], i) => ({
+      text: `${measure}, ${unit} (${unit.endsWith("/s") ? "more" : "less"} is better)`,
+      top: tops[i] - 26,
+      left: 0,
+      textStyle: { fontSize: 13, color: TEXT },
+    })),
+    grid: groups.map((group, i) => ({ left: 210, right: 90, top: tops[i], height: group.length * BAR })),
+    xAxis: groups.map((_, i) => ({
+      type: "value",
+      gridIndex: i,
+      splitNumber: 4,
+      axisLabel: { show: false },
+      splitLine: { lineStyle: { color: LINE } },
+    })),
+    yAxis: groups.map((group, i) => ({
+      type: "category",
+      gridIndex: i,
+      inverse: true,
+      data: group.map(({ who }) => who),
+      axisTick: { show: false },
+      axisLine: { lineStyle: { color: LINE } },
+      axisLabel: { color: TEXT, fontSize: 12 },
+    })),
+    series: groups.flatMap((group, i) => [bars(group, i), spread(group, i)]),
+  });
+  try {
+    return chart.renderToSVGString();
+  } finally {
+    chart.dispose();
+  }
+}
+
+function bars(group: Summary[], at: number): echarts.BarSeriesOption {
+  return {
+    type: "bar",
+    xAxisIndex: at,
+    yAxisIndex: at,
+    barWidth: BAR - 10,
+    data: group.map(({ median, who }) => ({
+      value: median!,
+      itemStyle: { color: who === OURS ? OURS_COLOR : OTHERS_COLOR },
+      label: { show: true, position: "right", distance: 12, color: TEXT, formatter: figure(median!) },
+    })),
+  };
+}
+
+function spread(group: Summary[], at: number): echarts.CustomSeriesOption {
+  return {
+    type: "custom",
+    xAxisIndex: at,
+    yAxisIndex: at,
+    data: group.map(({ least, most }, i) => [i, least!, most!]),
+    encode: { x: [1, 2], y: 0 },
+    renderItem: (_, api) => {
+      const [from, to] = [1, 2].map((side) => api.coord([api.value(side), api.value(0)]));
+      return {
+        type: "line",
+        shape: { x1: from[0], y1: from[1], x2: to[0], y2: to[1] },
+        style: { stroke: TEXT, lineWidth: 2 },
+      };
+    },
+  };
 }

@@ -10,7 +10,10 @@ export interface Sync {
   version: string;
   /** What it needs and does not make itself. */
   schema: string;
-  command(place: Place, settings: Settings): { program: string; args: string[]; env: Record<string, string> };
+  /** It brings what etcd has to SQL. */
+  follows: boolean;
+  /** `flags` are more of ours. */
+  command(place: Place, flags: string[]): { program: string; args: string[]; env: Record<string, string> };
   /** SQL: a row where key $1 is in the mirror. */
   seen: string;
   /** SQL: a row where key $1 is in the mirror with a value that begins with $2. */
@@ -23,13 +26,6 @@ export interface Sync {
   writeMany?: string;
 }
 
-export interface Settings {
-  /** The row is about writes from SQL: a program that polls for them does so as often as it can. */
-  writes?: boolean;
-  /** Flags for ours. */
-  flags?: string[];
-}
-
 /** This program, from the tree or compiled. */
 export function ours(binary: string | undefined, version: string): Sync {
   const permissions = ["net", "env", "read", "write", "run", "sys"].map((name) => `--allow-${name}`);
@@ -37,7 +33,8 @@ export function ours(binary: string | undefined, version: string): Sync {
     name: OURS,
     version: `${version}, ${binary ? `binary ${binary}` : `tree by deno ${Deno.version.deno}`}`,
     schema: "",
-    command: ({ dsn, endpoint, prefix }, { flags = [] }) => {
+    follows: true,
+    command: ({ dsn, endpoint, prefix }, flags) => {
       const args = [
         "start",
         "-p",
@@ -96,9 +93,9 @@ export class Running implements Follower {
     readonly sync: Sync,
     readonly place: Place,
     readonly session: Session,
-    settings: Settings,
+    flags: string[],
   ) {
-    const { program, args, env } = sync.command(place, settings);
+    const { program, args, env } = sync.command(place, flags);
     this.#child = new Deno.Command(program, { args, env, stdin: "null", stdout: "piped", stderr: "piped" })
       .spawn();
     this.#exited = this.#follow();
@@ -106,8 +103,8 @@ export class Running implements Follower {
   }
 
   /** Starts it; returns at once. */
-  static async start(sync: Sync, place: Place, settings: Settings = {}): Promise<Running> {
-    return new Running(sync, place, await openSession(place.dsn), settings);
+  static async start(sync: Sync, place: Place, flags: string[] = []): Promise<Running> {
+    return new Running(sync, place, await openSession(place.dsn), flags);
   }
 
   /** Waits; and fails at once where the program has ended. */
@@ -139,9 +136,11 @@ export class Running implements Follower {
     return now();
   }
 
-  /** Until the mirror is whole and followed, of ours; of a peer until it shows a new key. */
+  /** Until the mirror is whole and followed, of ours; of a peer until it has shown that it works. */
   async untilStreaming(): Promise<void> {
-    if (this.sync.name !== OURS) return await this.#untilFollowing();
+    if (this.sync.name !== OURS) {
+      return await (this.sync.follows ? this.#untilFollowing() : this.#untilWriting());
+    }
     await this.until(async () => {
       const found = await this.session.run(
         "bench_state",
@@ -149,6 +148,11 @@ export class Running implements Follower {
       ).catch(noTable);
       return found.length > 0;
     }, 5);
+  }
+
+  async #untilWriting(): Promise<void> {
+    await this.session.run("bench_first", this.sync.write!, [`${this.place.prefix}first`, "value"]);
+    await this.until(async () => await this.place.count("first") === 1, 5);
   }
 
   /**

@@ -62,7 +62,7 @@ export const bootstrap: Row = {
       });
       const measures: [{ name: string; unit: string }] = [{ name: `${count(keys)} keys`, unit: "s" }];
       await bench.eachRound(async (round) => {
-        for (const sync of bench.syncs) {
+        for (const sync of bench.following) {
           await bench.onPrepared(
             round,
             sync,

@@ -19,8 +19,8 @@ export const latencyIn: Row = {
         }
         return { values: [percentile(times, 0.5), percentile(times, 0.99)] };
       });
-      for (const sync of bench.syncs) {
-        await bench.onRunning(round, sync, { measures, seconds: 120 }, {}, async (running, place) => {
+      for (const sync of bench.following) {
+        await bench.onRunning(round, sync, { measures, seconds: 120 }, async (running, place) => {
           const times = [];
           for (let i = 0; i < puts; i++) {
             const began = now();

@@ -1,5 +1,5 @@
 import { migrate } from "../../lib/postgres/migrate.ts";
-import type { Attempt, Bench, Row } from "../bench.ts";
+import { type Attempt, type Bench, costSince, type Row } from "../bench.ts";
 import { pgbench } from "../hand.ts";
 import { Running, type Sync } from "../program.ts";
 import type { Place } from "../servers.ts";
@@ -42,21 +42,15 @@ export const writers: Row = {
     const stopped = { measures: [{ name: "program stopped", unit: "writes/s" }], seconds: 60 };
     const draining = { measures: [{ name: "draining", unit: "writes/s" }], seconds: 120 };
     await bench.eachRound(async (round) => {
-      for (const sync of bench.syncs.filter(({ write }) => write)) {
+      for (const sync of bench.writing.filter(({ follows }) => follows)) {
         await bench.onPrepared(round, sync, stopped, async (place) => {
           await startedOnce(sync, place);
           return { values: [await write(bench, sync, place)] };
         });
-        await bench.onRunning(round, sync, draining, { writes: true }, async (running, place) => {
+        await bench.onRunning(round, sync, draining, async (running, place) => {
           const before = await running.cost();
           const values = [await write(bench, sync, place)];
-          const { memoryMb, programCpu, postgresCpu } = await running.cost();
-          return {
-            values,
-            memoryMb,
-            programCpu: programCpu - before.programCpu,
-            postgresCpu: postgresCpu - before.postgresCpu,
-          };
+          return { values, ...costSince(before, await running.cost()) };
         });
       }
       await plainInserts(bench, round, stopped);
