@@ -10,6 +10,8 @@ export interface Load {
   /** Keys are `<prefix><eight digits>`: this many, from `first` on, then again from there. */
   keys: number;
   first?: number;
+  /** Only every so manieth of them. */
+  step?: number;
   /** It ends after so many puts, or after so long. */
   puts?: number;
   seconds?: number;
@@ -65,7 +67,9 @@ async function run(what: Load): Promise<Loaded> {
       puts = Math.min(most, puts + perTxn);
       const requests = [];
       for (let n = from; n < puts; n++) {
-        requests.push(putRequest(keyOf(what.prefix, (what.first ?? 0) + n % what.keys), value));
+        requests.push(
+          putRequest(keyOf(what.prefix, (what.first ?? 0) + (n % what.keys) * (what.step ?? 1)), value),
+        );
       }
       const answer = perTxn === 1
         ? await connection.call("KV/Put", requests[0])

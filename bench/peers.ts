@@ -22,7 +22,6 @@ function pgEtcd(program: string, version: string): Sync {
       create index idx_etcd_ts on etcd (ts);
       create index idx_etcd_pending on etcd (key) where revision = -1;`,
     seen: "select from etcd where key = $1 and revision > 0",
-    seenValue: "select from etcd where key = $1 and revision > 0 and starts_with(value, $2)",
     writtenBy: "select xmin::text as txid from etcd where key = $1 order by revision desc limit 1",
     write: `insert into etcd (key, value, revision) values ($1, $2, -1)
       on conflict (key, revision) do update set value = excluded.value, ts = current_timestamp`,
@@ -68,7 +67,6 @@ function etcdPostgresqlSync(program: string, version: string): Sync {
       env: { DATABASE_DSN: dsn, ETCD_ENDPOINTS: `http://${endpoint}` },
     }),
     seen: "select from etcd.kv where key = $1",
-    seenValue: "select from etcd.kv where key = $1 and starts_with(value, $2)",
     writtenBy: "select xmin::text as txid from etcd.kv where key = $1",
   };
 }

@@ -36,7 +36,7 @@ function plot(lines: Summary[]): string {
       left: 0,
       textStyle: { fontSize: 13, color: TEXT },
     })),
-    grid: groups.map((group, i) => ({ left: 210, right: 90, top: tops[i], height: group.length * BAR })),
+    grid: groups.map((group, i) => ({ left: 260, right: 90, top: tops[i], height: group.length * BAR })),
     xAxis: groups.map((_, i) => ({
       type: "value",
       gridIndex: i,

@@ -16,8 +16,6 @@ export interface Sync {
   command(place: Place, flags: string[]): { program: string; args: string[]; env: Record<string, string> };
   /** SQL: a row where key $1 is in the mirror. */
   seen: string;
-  /** SQL: a row where key $1 is in the mirror with a value that begins with $2. */
-  seenValue: string;
   /** SQL: which transaction wrote key $1 into the mirror. */
   writtenBy: string;
   /** SQL that writes value $2 to key $1, also while an earlier write of it waits; undefined: one way. */
@@ -50,7 +48,6 @@ export function ours(binary: string | undefined, version: string): Sync {
         : { program: Deno.execPath(), args: ["run", "--quiet", ...permissions, "main.ts", ...args], env: {} };
     },
     seen: "select from etcd_kv where key = $1",
-    seenValue: "select from etcd_kv where key = $1 and starts_with(value, $2)",
     writtenBy: "select xmin::text as txid from etcd_kv where key = $1",
     write: "select etcd_set($1, $2)",
     writeMany:
@@ -171,6 +168,25 @@ export class Running implements Follower {
     }
   }
 
+  /**
+   * Until a later start has brought the mirror up to date: ours has proved it, of a peer, that copies all of it in one
+   * transaction, `key` was written by another one than `before`.
+   */
+  async untilUpToDate(key: string, before: string): Promise<void> {
+    const { session, sync, began } = this;
+    if (sync.name !== OURS) {
+      return await this.until(async () => await writtenBy(session, sync, key) !== before, 5);
+    }
+    await this.until(async () => {
+      const found = await session.run(
+        "bench_fresh",
+        "select from etcd_sync_state where state = 'streaming' and fresh_at >= to_timestamp($1)",
+        [began / 1_000],
+      );
+      return found.length > 0;
+    }, 5);
+  }
+
   kill(signal: Deno.Signal): void {
     if (this.#ended === undefined) this.#child.kill(signal);
   }
@@ -228,6 +244,12 @@ export class Running implements Follower {
       if (seconds !== undefined) this.#backends.set(String(pid), seconds);
     }
   }
+}
+
+/** The transaction that wrote a key into the mirror. */
+export async function writtenBy(session: Session, sync: Sync, key: string): Promise<string> {
+  const [row] = await session.run<{ txid: string }>("bench_written_by", sync.writtenBy, [key]);
+  return row?.txid ?? "";
 }
 
 /** Where the schema or the table is not made yet there is nothing in it. */

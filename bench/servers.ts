@@ -99,9 +99,10 @@ export class Place implements AsyncDisposable {
   /** What earlier measurements have left is written to disk now, and not while the next one runs. */
   async settle(removeKeys: boolean): Promise<void> {
     if (removeKeys) {
-      await this.put("", "at least one, as etcd refuses to compact twice at a revision");
-      const revision = revisionOf(await this.etcd.call("KV/DeleteRange", prefixRequest("", false)));
-      await this.etcd.call("KV/Compact", compactRequest(revision));
+      await this.compact();
+      await this.etcd.call("KV/DeleteRange", prefixRequest("", false));
+      await this.compact();
+      await this.etcd.call("KV/DeleteRange", prefixRequest("", false));
     }
     await this.session.script("checkpoint");
   }
@@ -117,6 +118,19 @@ export class Place implements AsyncDisposable {
     const number = ++this.#signals;
     await this.put(SIGNAL + number, "arrived");
     return { number, key: this.prefix + SIGNAL + number, at: now() };
+  }
+
+  /** Forgets every revision before now. */
+  async compact(): Promise<void> {
+    await this.etcd.call(
+      "KV/Compact",
+      compactRequest(await this.put("", "a revision that is not compacted yet")),
+    );
+  }
+
+  /** etcd's revision. */
+  async revision(): Promise<number> {
+    return revisionOf(await this.etcd.call("KV/Range", prefixRequest(this.prefix, true)));
   }
 
   /** How many keys etcd has under `prefix`, itself under the place's. */

@@ -22,8 +22,8 @@ export class BareWatch implements Follower {
   readonly #lines: ReadableStreamDefaultReader<string>;
   readonly #seen = new Map<number, number>();
   #rest = "";
-  /** Epoch, ms: the watch was open. */
-  began = 0;
+  /** Epoch, ms: the process was started. */
+  readonly began = now();
 
   private constructor(readonly place: Place, revision: number) {
     this.#child = new Deno.Command(Deno.execPath(), {
@@ -46,7 +46,7 @@ export class BareWatch implements Follower {
   /** Opens it, from this revision on. */
   static async open(place: Place, revision: number): Promise<BareWatch> {
     const watch = new BareWatch(place, revision);
-    watch.began = await watch.when({ number: 0 });
+    await watch.when({ number: 0 });
     return watch;
   }
 

@@ -6,10 +6,10 @@ import type { Place } from "../servers.ts";
 
 const KEYS = 100_000;
 
-/** A script of pgbench: the statement on random keys. */
-function script(place: Place, statement: string): string {
-  const key = `'${place.prefix}' || :k`;
-  return `\\set k random(1, ${KEYS})\n${statement.replace("$1", key).replace("$2", `'value-' || :k`)};\n`;
+/** A script of pgbench: the statement, of key $1 and value $2, on random keys out of `keys`. */
+export function writeScript(place: Place, statement: string, keys = KEYS): string {
+  const filled = statement.replace("$1", `'${place.prefix}' || :k`).replace("$2", "'value-' || :k");
+  return `\\set k random(1, ${keys})\n${filled.replaceAll(/\s+/g, " ")};\n`;
 }
 
 /** The limit: plain inserts into a table with the columns and indexes of etcd_wal. */
@@ -22,13 +22,13 @@ export async function plainInserts(
     await migrate(place.session, "public");
     await place.session.script("create table bare (like etcd_wal including all) with (fillfactor = 50)");
     const statement = `insert into bare (key, value, txid, ts, timeline, revision, seen_revision)
-      values ($1, $2, pg_current_xact_id(), now(), 1, 0, 0)`.replaceAll(/\s+/g, " ");
-    return { values: [await pgbench(place, script(place, statement), { seconds: bench.size(8, 1) })] };
+      values ($1, $2, pg_current_xact_id(), now(), 1, 0, 0)`;
+    return { values: [await pgbench(place, writeScript(place, statement), { seconds: bench.size(8, 1) })] };
   });
 }
 
 async function write(bench: Bench, sync: Sync, place: Place): Promise<number> {
-  return await pgbench(place, script(place, sync.write!.replaceAll(/\s+/g, " ")), {
+  return await pgbench(place, writeScript(place, sync.write!), {
     seconds: bench.size(8, 1),
   });
 }
