@@ -1,7 +1,9 @@
 /** What a row is, and what it is given: servers, programs, and a place for its samples. */
 import { type Cost, type Follower, Running, type Sync } from "./program.ts";
 import { BareWatch } from "./watch.ts";
-import { Place, type Servers } from "./servers.ts";
+import { Connection } from "./etcd.ts";
+import { type Load, load } from "./load.ts";
+import { clear, Place, type Servers } from "./servers.ts";
 import { OURS, type Sample } from "./stats.ts";
 
 export interface Row {
@@ -32,6 +34,8 @@ export interface Attempt {
 }
 
 const QUICK_SECONDS = 30;
+/** etcd takes 1.5 MiB in a request. */
+const REQUEST_BYTES = 1_000_000;
 
 export class Bench {
   constructor(
@@ -86,11 +90,21 @@ export class Bench {
       });
     } catch (error) {
       this.interrupted.throwIfAborted();
-      const failed = deadline.aborted ? `not within ${limit} s` : (error as Error).message;
+      const { message } = error as Error;
+      const failed = deadline.aborted ? `not within ${limit} s (${message})` : message;
       for (const { name, unit } of measures) {
         this.record({ ...common, measure: name, unit, value: null, failed });
       }
     }
+  }
+
+  /** The keyspace that a row's measurements share: these keys alone. */
+  async fill(what: Omit<Load, "endpoint" | "puts" | "perTxn" | "clients">): Promise<void> {
+    const { endpoint } = this.servers;
+    using etcd = await Connection.open(endpoint);
+    await clear(etcd, "");
+    const perTxn = Math.max(1, Math.min(127, Math.floor(REQUEST_BYTES / what.valueBytes)));
+    await load({ ...what, endpoint, puts: what.keys, perTxn, clients: 4 }, this.interrupted);
   }
 
   /** A limit or a program's alternative, on a database and a keyspace of its own. */

@@ -104,14 +104,14 @@ export class Running implements Follower {
     return new Running(sync, place, await openSession(place.dsn), flags);
   }
 
-  /** Waits; and fails at once where the program has ended. */
+  /** Asks every `everyMs` until the answer is true. @throws {Error} the program has ended, or the deadline has passed */
   async until(asked: () => Promise<boolean>, everyMs: number): Promise<void> {
-    await this.place.until(async () => {
-      if (this.#ended !== undefined) {
-        throw new Error(`it ended with ${this.#ended}: ${this.#tail.at(-1) ?? "without a word"}`);
-      }
-      return await asked();
-    }, everyMs);
+    const lastWords = () => this.#tail.at(-1) ?? "nothing";
+    while (!await asked()) {
+      if (this.#ended !== undefined) throw new Error(`it ended with ${this.#ended} and said: ${lastWords()}`);
+      if (this.place.signal.aborted) throw new Error(`it said last: ${lastWords()}`);
+      if (everyMs > 0) await pause(everyMs);
+    }
   }
 
   /** Until `key` is in the mirror. The schema may not be there yet. */

@@ -6,6 +6,8 @@ import { now } from "./load.ts";
 
 /** More than etcd's default of 2 GiB; the only setting that is not a default. */
 const QUOTA_BYTES = 64 * 1024 ** 3;
+/** Where this program keeps its own keys in etcd. */
+const MARKERS = "/_etcd-pg-sync/";
 /** Keys under it are signals, see `putSignal`. */
 export const SIGNAL = "signal-";
 const HOURS_SECONDS = 6 * 3_600;
@@ -92,19 +94,10 @@ export class Place implements AsyncDisposable {
     const etcd = await Connection.open(servers.endpoint);
     const dsn = admin.replace(/\/postgres$/, `/${name}`);
     const place = new Place(servers, dsn, prefix ?? `/${name}/`, await openSession(dsn), etcd, signal);
-    await place.settle(prefix === undefined);
+    // what earlier measurements have left is written to disk now, and not while the next one runs
+    await clear(etcd, prefix === undefined ? "" : MARKERS);
+    await place.session.script("checkpoint");
     return place;
-  }
-
-  /** What earlier measurements have left is written to disk now, and not while the next one runs. */
-  async settle(removeKeys: boolean): Promise<void> {
-    if (removeKeys) {
-      await this.compact();
-      await this.etcd.call("KV/DeleteRange", prefixRequest("", false));
-      await this.compact();
-      await this.etcd.call("KV/DeleteRange", prefixRequest("", false));
-    }
-    await this.session.script("checkpoint");
   }
 
   /** Puts one key. Returns the revision. */
@@ -121,11 +114,8 @@ export class Place implements AsyncDisposable {
   }
 
   /** Forgets every revision before now. */
-  async compact(): Promise<void> {
-    await this.etcd.call(
-      "KV/Compact",
-      compactRequest(await this.put("", "a revision that is not compacted yet")),
-    );
+  compact(): Promise<void> {
+    return compact(this.etcd, this.prefix);
   }
 
   /** etcd's revision. */
@@ -138,20 +128,25 @@ export class Place implements AsyncDisposable {
     return countOf(await this.etcd.call("KV/Range", prefixRequest(this.prefix + prefix, true)));
   }
 
-  /** Asks again every `everyMs` until the answer is true. @throws {Error} the deadline has passed */
-  async until(asked: () => Promise<boolean>, everyMs: number): Promise<void> {
-    while (!await asked()) {
-      if (this.signal.aborted) throw new Error("it took too long");
-      if (everyMs > 0) await pause(everyMs);
-    }
-  }
-
   async [Symbol.asyncDispose](): Promise<void> {
     await this.session[Symbol.asyncDispose]();
     this.etcd[Symbol.dispose]();
     await using session = await openSession(this.servers.embedded.postgresDsn);
     await session.script(`drop database ${new URL(this.dsn).pathname.slice(1)} with (force)`);
   }
+}
+
+/** Removes the keys under a prefix, all for '', and forgets that they were there. */
+export async function clear(etcd: Connection, prefix: string): Promise<void> {
+  await etcd.call("KV/DeleteRange", prefixRequest(prefix, false));
+  await compact(etcd, prefix);
+}
+
+/** At a revision of its own, as etcd refuses to compact twice at one. */
+async function compact(etcd: Connection, prefix: string): Promise<void> {
+  await etcd.call("KV/Put", putRequest(`${prefix}compacted`, new Uint8Array()));
+  const revision = revisionOf(await etcd.call("KV/DeleteRange", prefixRequest(`${prefix}compacted`, false)));
+  await etcd.call("KV/Compact", compactRequest(revision));
 }
 
 export function pause(ms: number): Promise<void> {

@@ -1,11 +1,9 @@
 import { type Bench, count, type Row } from "../bench.ts";
 import { copyByHand, getByHand } from "../hand.ts";
-import { keyOf, load, now } from "../load.ts";
+import { keyOf, now } from "../load.ts";
 import { Running, type Sync } from "../program.ts";
 import type { Place } from "../servers.ts";
 import { OURS } from "../stats.ts";
-
-const VALUE_BYTES = 128;
 
 /** From the start of the process until the mirror is whole: ours says so, of a peer the last key is there (it commits once). */
 export async function bootstrapped(sync: Sync, place: Place, lastKey: string) {
@@ -51,15 +49,7 @@ export const bootstrap: Row = {
   async run(bench) {
     for (const keys of bench.quick ? [2_000] : [200_000, 1_000_000]) {
       const prefix = `/bootstrap-${keys}/`;
-      await load({
-        endpoint: bench.servers.endpoint,
-        prefix,
-        keys,
-        puts: keys,
-        perTxn: 127,
-        clients: 4,
-        valueBytes: VALUE_BYTES,
-      });
+      await bench.fill({ prefix, keys, valueBytes: 128 });
       const measures: [{ name: string; unit: string }] = [{ name: `${count(keys)} keys`, unit: "s" }];
       await bench.eachRound(async (round) => {
         for (const sync of bench.following) {

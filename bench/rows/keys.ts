@@ -1,5 +1,5 @@
 import { count, type Row } from "../bench.ts";
-import { keyOf, load } from "../load.ts";
+import { keyOf } from "../load.ts";
 import { bootstrapped } from "./bootstrap.ts";
 
 /** 1 GB of values each, but for the smallest: there the keys weigh more. */
@@ -9,7 +9,6 @@ const CASES = [
   { keys: 10_000, bytes: 100_000, size: "100 kB" },
   { keys: 1_000, bytes: 1_000_000, size: "1 MB" },
 ];
-const REQUEST_BYTES = 1_000_000;
 
 export const keys: Row = {
   name: "keys",
@@ -23,12 +22,7 @@ export const keys: Row = {
         name: `${count(keys)} of ${size}, ${unit}`,
         unit,
       }));
-      await bench.attempt(1, { who: "load", measures: [], seconds: 3_600 }, async (signal) => {
-        const { endpoint } = bench.servers;
-        const perTxn = Math.max(1, Math.min(127, Math.floor(REQUEST_BYTES / bytes)));
-        await load({ endpoint, prefix, keys, puts: keys, perTxn, clients: 4, valueBytes: bytes }, signal);
-        return { values: [] };
-      });
+      await bench.fill({ prefix, keys, valueBytes: bytes });
       await bench.eachRound((round) =>
         bench.onPrepared(round, bench.ours, { measures, seconds: 1_800 }, async (place) => {
           const { values: [seconds], ...cost } = await bootstrapped(

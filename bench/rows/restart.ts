@@ -39,8 +39,7 @@ async function startTwice(
 ) {
   const keys = bench.size(1_000_000, 2_000);
   const prefix = "/restart/";
-  const { endpoint } = bench.servers;
-  await load({ endpoint, prefix, keys, puts: keys, perTxn: 127, clients: 4, valueBytes: 128 });
+  await bench.fill({ prefix, keys, valueBytes: 128 });
   const measures: Measure[] = [
     { name: `bootstrap, ${count(keys)} keys`, unit: "s" },
     { name: again, unit: "s" },
