@@ -12,7 +12,6 @@ import manifest from "../deno.json" with { type: "json" };
 import { defaultSearch } from "../lib/embedded/embedded.ts";
 import { Bench, type Row } from "./bench.ts";
 import { findPeers } from "./peers.ts";
-import { drawPlots } from "./plots.ts";
 import { ours, type Sync } from "./program.ts";
 import { headline, type Machine, type Results, rowText, withFigures } from "./report.ts";
 import { ROWS } from "./rows/all.ts";
@@ -84,8 +83,11 @@ async function measure(rows: Row[], flags: Flags, signal: AbortSignal): Promise<
         samples.push(sample);
         if (!flags.quick) tell(sample);
       };
+      const began = performance.now();
       await row.run(new Bench(row, rounds, flags.quick ?? false, servers, syncs, signal, record));
-      console.log(flags.quick ? quickLine(row, samples) : `\n${rowText(row, samples)}`);
+      console.log(
+        flags.quick ? quickLine(row, samples, performance.now() - began) : `\n${rowText(row, samples)}`,
+      );
       if (flags.json) await Deno.writeTextFile(flags.json, JSON.stringify({ machine, samples }, null, 1));
     }
   } finally {
@@ -101,10 +103,12 @@ function tell({ row, round, who, measure, value, unit, failed }: Sample): void {
   );
 }
 
-function quickLine(row: Row, samples: Sample[]): string {
+function quickLine(row: Row, samples: Sample[], ms: number): string {
   const failed = samples.filter((sample) => sample.row === row.name && sample.failed);
   const lines = failed.map(({ who, measure, failed }) => `\n  ${who}, ${measure}: ${failed}`);
-  return `${row.name}: ${failed.length === 0 ? "runs" : `failed${lines.join("")}`}`;
+  return `${row.name}: ${
+    failed.length === 0 ? `runs (${(ms / 1_000).toFixed(1)} s)` : `failed${lines.join("")}`
+  }`;
 }
 
 async function describe(servers: Servers, syncs: Sync[], missing: string[]): Promise<Machine> {
@@ -135,6 +139,24 @@ async function read(files: string[]): Promise<Results> {
   return { machine: all.at(-1)!.machine, samples };
 }
 
+/** @throws {Error} with what the drawing program said last */
+async function drawPlots(samples: Sample[], folder: string): Promise<void> {
+  const child = new Deno.Command(Deno.execPath(), {
+    args: [
+      "run",
+      "--quiet",
+      "--config",
+      "bench/plots/deno.json",
+      "--allow-all",
+      "bench/plots/main.ts",
+      folder,
+    ],
+    stdin: "piped",
+  }).spawn();
+  await new Blob([JSON.stringify(samples)]).stream().pipeTo(child.stdin);
+  if (!(await child.status).success) throw new Error(`Cannot draw the plots into '${folder}'`);
+}
+
 async function main(): Promise<number> {
   await command.parseAsync(process.argv);
   const flags = command.opts<Flags>();
@@ -147,9 +169,10 @@ async function main(): Promise<number> {
   Deno.addSignalListener("SIGINT", () => interrupted.abort());
   const results = flags.from ? await read(flags.from) : await measure(rows, flags, interrupted.signal);
   if (flags.from) { for (const row of rows) console.log(rowText(row, results.samples)); }
-  if (flags.plots) await drawPlots(results.samples, rows, flags.plots);
+  const shown = results.samples.filter(({ row }) => rows.some(({ name }) => name === row));
+  if (flags.plots) await drawPlots(shown, flags.plots);
   if (flags.docs) {
-    await drawPlots(results.samples, rows, PLOTS);
+    await drawPlots(shown, PLOTS);
     await Deno.writeTextFile(PAGE, withFigures(await Deno.readTextFile(PAGE), results, rows));
   }
   return results.samples.some(({ who, failed }) => failed && who === OURS) ? 1 : 0;

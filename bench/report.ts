@@ -1,7 +1,7 @@
 /** The table that a run prints, and the one in docs/performance.md. */
 import type { Row } from "./bench.ts";
 import type { Sample, Summary } from "./stats.ts";
-import { OURS, summarize } from "./stats.ts";
+import { figure, OURS, summarize } from "./stats.ts";
 
 /** Where it was measured. */
 export interface Machine {
@@ -26,12 +26,6 @@ export interface Results {
 }
 
 const HEAD = ["measure", "who", "median", "min–max", "÷ ours", "memory", "CPU: program + PostgreSQL"];
-
-/** Three digits that count; '1,234' from a thousand on. */
-export function figure(value: number): string {
-  if (value >= 1_000) return Math.round(value).toLocaleString("en-US");
-  return value === 0 ? "0" : value.toPrecision(3);
-}
 
 function cells(line: Summary): string[] {
   const { median, least, most, unit, failures, memoryMb, programCpu, postgresCpu } = line;

@@ -83,3 +83,9 @@ function summary(samples: Sample[]): Summary {
     failures: [...new Set(samples.flatMap(({ failed }) => failed ?? []))],
   };
 }
+
+/** Three digits that count; '1,234' from a thousand on. */
+export function figure(value: number): string {
+  if (value >= 1_000) return Math.round(value).toLocaleString("en-US");
+  return value === 0 ? "0" : value.toPrecision(3);
+}

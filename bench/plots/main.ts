@@ -1,24 +1,19 @@
-/** A plot of each row, as SVG: a bar for the median, a line from the least to the most. Readable on light and dark. */
+/**
+ * Draws a plot of each row as SVG, from samples on standard input into a folder: a bar for the median, a line from the
+ * least to the most. Readable on light and dark.
+ *
+ * A program of its own, with its own dependencies: `deno compile` puts every package of a lock file into the binary, and
+ * this one would be a third of it.
+ */
 import * as echarts from "echarts";
 import { join } from "node:path";
-import type { Row } from "./bench.ts";
-import { figure } from "./report.ts";
-import { OURS, type Sample, summarize, type Summary } from "./stats.ts";
+import { figure, OURS, type Sample, summarize, type Summary } from "../stats.ts";
 
 const WIDTH = 820;
 const BAR = 26;
 const GROUP = 58;
 /** Seen on white as well as on black; ours is the only strong colour. */
 const TEXT = "#808890", LINE = "#80889055", OURS_COLOR = "#2f81f7", OTHERS_COLOR = "#9aa4ae";
-
-/** Writes `<folder>/<row>.svg` for each row that has samples. */
-export async function drawPlots(samples: Sample[], rows: Row[], folder: string): Promise<void> {
-  await Deno.mkdir(folder, { recursive: true });
-  for (const { name } of rows) {
-    const lines = summarize(samples.filter(({ row }) => row === name)).filter(({ median }) => median);
-    if (lines.length > 0) await Deno.writeTextFile(join(folder, `${name}.svg`), plot(lines));
-  }
-}
 
 /** A grid for each measure, one below the other, as units and sizes differ. */
 function plot(lines: Summary[]): string {
@@ -92,4 +87,12 @@ function spread(group: Summary[], at: number): echarts.CustomSeriesOption {
       };
     },
   };
+}
+
+const [folder] = Deno.args;
+const samples: Sample[] = await new Response(Deno.stdin.readable).json();
+await Deno.mkdir(folder, { recursive: true });
+for (const [row, lines] of Map.groupBy(summarize(samples), ({ row }) => row)) {
+  const measured = lines.filter(({ median }) => median !== undefined);
+  if (measured.length > 0) await Deno.writeTextFile(join(folder, `${row}.svg`), `${plot(measured)}\n`);
 }
