@@ -64,7 +64,7 @@ function chosen(names: string[]): Row[] {
 
 async function measure(rows: Row[], flags: Flags, signal: AbortSignal): Promise<Results> {
   const peers = await findPeers(defaultSearch().path);
-  const binary = flags.binary && await Deno.realPath(flags.binary);
+  const binary = flags.binary && await readable(flags.binary, Deno.realPath);
   const syncs = [ours(binary, manifest.version), ...peers.found];
   const samples: Sample[] = [];
   let machine: Machine | undefined;
@@ -128,10 +128,19 @@ async function describe(servers: Servers, syncs: Sync[], missing: string[]): Pro
   };
 }
 
+/** @throws {Error} that names the file */
+async function readable(path: string, read: (path: string) => Promise<string>): Promise<string> {
+  try {
+    return await read(path);
+  } catch (error) {
+    throw new Error(`Cannot read '${path}': ${(error as Error).name}`);
+  }
+}
+
 /** What earlier runs have written, as one. */
 async function read(files: string[]): Promise<Results> {
   const all: Results[] = [];
-  for (const file of files) all.push(JSON.parse(await Deno.readTextFile(file)));
+  for (const file of files) all.push(JSON.parse(await readable(file, Deno.readTextFile)));
   const samples = all.reduce<Sample[]>((before, { samples }) => {
     const again = new Set(samples.map(({ row }) => row));
     return [...before.filter(({ row }) => !again.has(row)), ...samples];
@@ -182,6 +191,6 @@ try {
   Deno.exit(await main());
 } catch (error) {
   const { exitCode, message } = error as Error & { exitCode?: number };
-  if (exitCode !== 0) console.error(`bench: ${message.replace(/^error: /, "")}`);
+  if (exitCode !== 0) console.error(`bench: ${message.replace(/^error: /, "").replace(/\s*\n\s*/g, " ")}`);
   Deno.exit(exitCode ?? 1);
 }
