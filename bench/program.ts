@@ -90,6 +90,8 @@ export class Running implements Follower {
     readonly sync: Sync,
     readonly place: Place,
     readonly session: Session,
+    /** For looking at backends: the one above may be asked without a pause. */
+    readonly second: Session,
     flags: string[],
   ) {
     const { program, args, env } = sync.command(place, flags);
@@ -101,7 +103,7 @@ export class Running implements Follower {
 
   /** Starts it; returns at once. */
   static async start(sync: Sync, place: Place, flags: string[] = []): Promise<Running> {
-    return new Running(sync, place, await openSession(place.dsn), flags);
+    return new Running(sync, place, await openSession(place.dsn), await openSession(place.dsn), flags);
   }
 
   /** Asks every `everyMs` until the answer is true. @throws {Error} the program has ended, or the deadline has passed */
@@ -188,7 +190,11 @@ export class Running implements Follower {
   }
 
   kill(signal: Deno.Signal): void {
-    if (this.#ended === undefined) this.#child.kill(signal);
+    try {
+      this.#child.kill(signal);
+    } catch (error) {
+      if (!(error instanceof TypeError || error instanceof Deno.errors.NotFound)) throw error; // it has ended
+    }
   }
 
   /** Since its start: highest resident memory, CPU of the process, and of its backends in PostgreSQL. */
@@ -210,6 +216,7 @@ export class Running implements Follower {
     clearTimeout(firm);
     await this.#watching;
     await this.session[Symbol.asyncDispose]();
+    await this.second[Symbol.asyncDispose]();
   }
 
   async #follow(): Promise<void> {
@@ -233,7 +240,7 @@ export class Running implements Follower {
   }
 
   async #readBackends(): Promise<void> {
-    const rows = await this.session.run<{ pid: number }>(
+    const rows = await this.second.run<{ pid: number }>(
       "bench_backends",
       `select pid from pg_stat_activity where datname = current_database()
          and backend_type in ('client backend', 'parallel worker')

@@ -17,16 +17,21 @@ async function lags(follower: Follower, place: Place, work: Promise<Loaded>): Pr
       await pause(PROBE_EVERY_MS);
     }
   })();
-  const lags = [];
-  for (let i = 0; !over || i < signals.length;) {
-    if (i === signals.length) await pause(1);
-    else {
-      const signal = signals[i++];
-      lags.push(Math.max(0, await follower.when(signal) - signal.at));
+  for (const promise of [put, done]) promise.catch(() => {}); // they are waited for below
+  try {
+    const lags = [];
+    for (let i = 0; !over || i < signals.length;) {
+      if (i === signals.length) await pause(1);
+      else {
+        const signal = signals[i++];
+        lags.push(Math.max(0, await follower.when(signal) - signal.at));
+      }
     }
+    return lags;
+  } finally {
+    over = true;
+    await Promise.all([put, done]);
   }
-  await Promise.all([put, done]);
-  return lags;
 }
 
 export const singles: Row = {
