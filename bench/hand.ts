@@ -1,5 +1,4 @@
 /** What is done by hand in place of a sync, and what is measured of the servers alone. */
-
 import { migrate } from "../lib/postgres/migrate.ts";
 import { now } from "./load.ts";
 import { type Place, run } from "./servers.ts";
@@ -9,10 +8,13 @@ export async function getByHand(place: Place, file: string): Promise<number> {
   const { etcdctl } = place.servers;
   if (!etcdctl) throw new Error("there is no etcdctl");
   const began = now();
-  await run("sh", [
-    "-ec",
-    `"$1" --endpoints "$2" get --prefix "$3" | paste - - | awk -F'\\t' -v OFS='\\t' '{ print $1, $2, 1, 1, 1, 0, 1 }' > "$4"`,
-    "sh",
+  // a variable that says what a flag says is an error to etcdctl
+  await run("bash", [
+    "-euo",
+    "pipefail",
+    "-c",
+    `unset ETCDCTL_ENDPOINTS; "$1" --endpoints "$2" get --prefix "$3" | paste - - | awk -F'\\t' -v OFS='\\t' '{ print $1, $2, 1, 1, 1, 0, 1 }' > "$4"`,
+    "bash",
     etcdctl,
     place.endpoint,
     place.prefix,

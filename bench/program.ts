@@ -29,7 +29,7 @@ export function ours(binary: string | undefined, version: string): Sync {
   const permissions = ["net", "env", "read", "write", "run", "sys"].map((name) => `--allow-${name}`);
   return {
     name: OURS,
-    version: `${version}, ${binary ? `binary ${binary}` : `tree by deno ${Deno.version.deno}`}`,
+    version: `${version}, ${binary ? "compiled" : `run from its source by Deno ${Deno.version.deno}`}`,
     schema: "",
     follows: true,
     command: ({ dsn, endpoint, prefix }, flags) => {
