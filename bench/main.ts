@@ -41,8 +41,9 @@ const command = new Command("bench")
   .option("--plots <dir>", "draw a plot of each row into this folder")
   .option("--docs", `write the figures into ${PAGE}, and the plots to ${PLOTS}`)
   .option(
-    "--from <file...>",
-    "measure nothing, take what --json has written; a row of a later file replaces it",
+    "--from <file>",
+    "measure nothing, take what --json has written; of several, a row of a later one replaces it",
+    (file: string, before: string[] = []) => [...before, file],
   )
   .option("--list", "names of the rows")
   .exitOverride()
