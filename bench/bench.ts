@@ -33,7 +33,7 @@ export interface Attempt {
   seconds: number;
 }
 
-const QUICK_SECONDS = 30;
+const QUICK_SECONDS = 60;
 /** etcd takes 1.5 MiB in a request. */
 const REQUEST_BYTES = 1_000_000;
 

@@ -3,10 +3,8 @@ import { migrate } from "../lib/postgres/migrate.ts";
 import { now } from "./load.ts";
 import { type Place, run } from "./servers.ts";
 
-/** `etcdctl get` into a file. Seconds. */
+/** `etcdctl get`, which must be there, into a file. Seconds. */
 export async function getByHand(place: Place, file: string): Promise<number> {
-  const { etcdctl } = place.servers;
-  if (!etcdctl) throw new Error("there is no etcdctl");
   const began = now();
   // a variable that says what a flag says is an error to etcdctl
   await run("bash", [
@@ -15,7 +13,7 @@ export async function getByHand(place: Place, file: string): Promise<number> {
     "-c",
     `unset ETCDCTL_ENDPOINTS; "$1" --endpoints "$2" get --prefix "$3" | paste - - | awk -F'\\t' -v OFS='\\t' '{ print $1, $2, 1, 1, 1, 0, 1 }' > "$4"`,
     "bash",
-    etcdctl,
+    place.servers.etcdctl!,
     place.endpoint,
     place.prefix,
     file,

@@ -16,7 +16,7 @@ export interface Machine {
   measuredAt: string;
   /** What was measured: name and version. */
   programs: { name: string; version: string }[];
-  /** Peers that are not on PATH. */
+  /** Peers, and programs of the limits, that are not on PATH. */
   missing: string[];
 }
 

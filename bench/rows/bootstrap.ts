@@ -61,7 +61,7 @@ export const bootstrap: Row = {
             prefix,
           );
         }
-        await byHand(bench, round, measures, prefix);
+        if (bench.servers.etcdctl) await byHand(bench, round, measures, prefix);
       });
     }
   },
