@@ -84,8 +84,8 @@ function summary(samples: Sample[]): Summary {
   };
 }
 
-/** Three digits that count; '1,234' from a thousand on. */
+/** Three digits that count; a count, and what has more before its point, in full: '40', '1,234'. */
 export function figure(value: number): string {
-  if (value >= 1_000) return Math.round(value).toLocaleString("en-US");
-  return value === 0 ? "0" : value.toPrecision(3);
+  if (value >= 1_000 || Number.isInteger(value)) return Math.round(value).toLocaleString("en-US");
+  return value.toPrecision(3);
 }

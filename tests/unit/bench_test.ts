@@ -78,8 +78,9 @@ Deno.test("the page of docs has a place for the figures", strict, () => {
 });
 
 Deno.test("a figure has three digits that count", strict, () => {
-  assert.deepEqual([0, 0.01234, 1.5, 99.95, 123.4, 12_345.6].map(figure), [
+  assert.deepEqual([0, 40, 0.01234, 1.5, 99.95, 123.4, 12_345.6].map(figure), [
     "0",
+    "40",
     "0.0123",
     "1.50",
     "100",
