@@ -84,13 +84,14 @@ async function measure(rows: Row[], flags: Flags, signal: AbortSignal): Promise<
       const record = (sample: Sample) => {
         samples.push(sample);
         if (!flags.quick) tell(sample);
+        // at once, as a run of hours may be ended
+        if (flags.json) Deno.writeTextFileSync(flags.json, JSON.stringify({ machine, samples }, null, 1));
       };
       const began = performance.now();
       await row.run(new Bench(row, rounds, flags.quick ?? false, servers, syncs, signal, record));
       console.log(
         flags.quick ? quickLine(row, samples, performance.now() - began) : `\n${rowText(row, samples)}`,
       );
-      if (flags.json) await Deno.writeTextFile(flags.json, JSON.stringify({ machine, samples }, null, 1));
     }
   } finally {
     await servers?.[Symbol.asyncDispose]();
