@@ -13,7 +13,11 @@ const WIDTH = 820;
 const BAR = 26;
 const GROUP = 58;
 /** Seen on white as well as on black; ours is the only strong colour. */
-const TEXT = "#808890", LINE = "#80889055", OURS_COLOR = "#2f81f7", OTHERS_COLOR = "#9aa4ae";
+const TEXT = "#808890",
+  LINE = "#80889055",
+  OURS_COLOR = "#2f81f7",
+  OTHERS_COLOR = "#9aa4ae",
+  SPREAD_COLOR = "#d29922";
 
 /** A grid for each measure, one below the other, as units and sizes differ. */
 function plot(lines: Summary[]): string {
@@ -66,24 +70,41 @@ function bars(group: Summary[], at: number): echarts.BarSeriesOption {
     data: group.map(({ median, who }) => ({
       value: median!,
       itemStyle: { color: who === OURS ? OURS_COLOR : OTHERS_COLOR },
-      label: { show: true, position: "right", distance: 12, color: TEXT, formatter: figure(median!) },
     })),
   };
 }
 
+/** The line of the spread, and the median as text behind it. */
 function spread(group: Summary[], at: number): echarts.CustomSeriesOption {
   return {
     type: "custom",
+    z: 3, // before the bars
     xAxisIndex: at,
     yAxisIndex: at,
     data: group.map(({ least, most }, i) => [i, least!, most!]),
     encode: { x: [1, 2], y: 0 },
-    renderItem: (_, api) => {
+    renderItem: ({ dataIndex }, api) => {
       const [from, to] = [1, 2].map((side) => api.coord([api.value(side), api.value(0)]));
       return {
-        type: "line",
-        shape: { x1: from[0], y1: from[1], x2: to[0], y2: to[1] },
-        style: { stroke: TEXT, lineWidth: 2 },
+        type: "group",
+        children: [
+          {
+            type: "line",
+            shape: { x1: from[0], y1: from[1], x2: to[0], y2: to[1] },
+            style: { stroke: SPREAD_COLOR, lineWidth: 2 },
+          },
+          {
+            type: "text",
+            x: to[0] + 8,
+            y: to[1],
+            style: {
+              text: figure(group[dataIndex].median!),
+              fill: TEXT,
+              fontSize: 12,
+              verticalAlign: "middle",
+            },
+          },
+        ],
       };
     },
   };
