@@ -15,6 +15,8 @@ export interface Pages {
   readyz: () => Verdict;
   /** What `etcd-pg-sync status --format json` says. */
   status: () => Promise<unknown>;
+  /** The page for people, and what belongs to it; undefined: the request is for none of it. */
+  site: (request: Request) => Promise<Response | undefined>;
 }
 
 /** Version 0.0.4 of Prometheus' text format. */
@@ -67,11 +69,11 @@ async function answer(request: Request, pages: Pages): Promise<Response> {
   if (request.method !== "GET" && request.method !== "HEAD") {
     return text(405, "only GET and HEAD", { allow: "GET, HEAD" });
   }
-  return await page(new URL(request.url).pathname, pages); // of HEAD the server leaves the body out
+  return await page(request, pages); // of HEAD the server leaves the body out
 }
 
-async function page(path: string, pages: Pages): Promise<Response> {
-  switch (path) {
+async function page(request: Request, pages: Pages): Promise<Response> {
+  switch (new URL(request.url).pathname) {
     case "/metrics":
       return text(200, await pages.metrics(), { "content-type": PROMETHEUS_TYPE });
     case "/healthz":
@@ -81,7 +83,7 @@ async function page(path: string, pages: Pages): Promise<Response> {
     case "/status":
       return text(200, JSON.stringify(await pages.status(), null, 2), { "content-type": "application/json" });
     default:
-      return text(404, "pages: /metrics /healthz /readyz /status");
+      return await pages.site(request) ?? text(404, "pages: / /metrics /healthz /readyz /status");
   }
 }
 
