@@ -17,6 +17,8 @@ export interface Pages {
   status: () => Promise<unknown>;
   /** The page for people, and what belongs to it; undefined: the request is for none of it. */
   site: (request: Request) => Promise<Response | undefined>;
+  /** Whether keys and values are shown. */
+  keys: boolean;
 }
 
 /** Version 0.0.4 of Prometheus' text format. */
@@ -25,6 +27,7 @@ const PROMETHEUS_TYPE = "text/plain; version=0.0.4; charset=utf-8";
 /** Serves the pages until it is disposed of. @throws {Fatal} where it cannot listen there */
 export function servePages({ hostname, port }: Address, pages: Pages, log: Log): AsyncDisposable {
   const stop = new AbortController();
+  const ownNames = pages.keys && isLoopback(hostname);
   const server = listen(hostname, port, () =>
     Deno.serve({
       hostname,
@@ -35,7 +38,10 @@ export function servePages({ hostname, port }: Address, pages: Pages, log: Log):
         log.debug({ error: (error as Error).message }, "a page could not be made");
         return text(500, "the page could not be made; the log says why at level debug");
       },
-    }, (request) => answer(request, pages)));
+    }, (request) =>
+      ownNames && !isLoopback(new URL(request.url).hostname)
+        ? text(421, "keys and values are shown on this machine only: ask for 'localhost'")
+        : answer(request, pages)));
   return {
     async [Symbol.asyncDispose]() {
       stop.abort(); // cuts off who still reads
@@ -59,6 +65,14 @@ function listen<T>(hostname: string, port: number, serve: () => T): T {
       `Cannot listen on '${show(hostname)}:${port}' (listen): ${why}`,
     );
   }
+}
+
+/**
+ * Whether it means this machine. A foreign page can let its own name mean this machine too, and read all that is served
+ * under that name.
+ */
+function isLoopback(hostname: string): boolean {
+  return /^(localhost|127\.\d+\.\d+\.\d+|\[?::1\]?)$/i.test(hostname);
 }
 
 function show(hostname: string): string {

@@ -58,6 +58,7 @@ export async function start(
       readyz: () => ready(vitals, freshTimeoutMs()),
       status,
       site: (request: Request) => site.answer(request),
+      keys,
     };
     opened.use(servePages(config.listen, pages, log));
   }

@@ -35,7 +35,7 @@ export function pageAssets(about: About): { code: string; assets: Map<string, As
     diagram: drawing(),
     search: about.keys ? searchHtml : NO_SEARCH,
   };
-  const page = html.replaceAll(/\{\{(\w+)\}\}/g, (_, name) => values[name]);
+  const page = html.replaceAll(/\{\{ ?(\w+) ?\}\}/g, (_, name) => values[name]);
   const script = "text/javascript; charset=utf-8";
   return {
     code,

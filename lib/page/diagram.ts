@@ -118,12 +118,13 @@ function path(d: string): string {
   return `<path class="arrow" d="${d}" marker-end="url(#tip)"/>`;
 }
 
-/** Outcomes, one on each line, beside a point. */
+/** Outcomes, one on each line, beside a point: wholly on the side that `normal` points to. */
 function label(outcomes: string[], beside: Point, normal: Point): string {
   const anchor = normal.x > 0.3 ? "start" : normal.x < -0.3 ? "end" : "middle";
+  const lines = outcomes.length - 1;
+  const above = normal.y > 0.3 ? -0.5 : normal.y < -0.3 ? lines + 0.1 : lines / 2 - 0.3;
   const x = beside.x + normal.x * 7;
-  const above = anchor === "middle" ? (normal.y < 0 ? outcomes.length - 1 : 0) : (outcomes.length - 1) / 2;
-  const y = beside.y + normal.y * 9 + 4 - above * LINE + (anchor === "middle" && normal.y > 0 ? 4 : 0);
+  const y = beside.y + normal.y * 6 - above * LINE;
   return outcomes.map((outcome, i) =>
     `<text class="outcome" x="${round(x)}" y="${
       round(y + i * LINE)

@@ -113,7 +113,7 @@ const PLOTS = [
   },
   { title: "WAL", least: 10, unit: "", series: [{ name: "writes from SQL that wait", color: "--out" }] },
   {
-    title: "Not applied",
+    title: "Writes not applied",
     least: 5,
     unit: "",
     sums: true,
@@ -336,7 +336,9 @@ async function search(key) {
   }
   const { versions, more, keys } = await response.json();
   put(at("found"), found(key, versions, more));
-  list(at("keys"), keys.filter((other) => other !== key), keyLink);
+  const others = keys.filter((other) => other !== key);
+  at("others").hidden = others.length === 0;
+  list(at("keys"), others, keyLink);
   at("versions").hidden = versions.length === 0;
   if (versions.length > 0) at("versions").replaceChildren(table(versions));
 }
