@@ -33,11 +33,9 @@ export interface View {
   stream: string;
   /** What is mirrored, and where to. */
   mirrors: string;
-  /** null: not known yet. */
+  /** null: not known. */
   healthy: boolean | null;
   verdict: string;
-  /** Since when there was no answer, where that is so long that what is shown is old. */
-  stale: string | null;
   instance: { role: string; good: boolean; why: string };
   state: string | null;
   progress: { share: number; text: string } | null;
@@ -57,9 +55,7 @@ export function viewOf(
   return {
     ...program,
     mirrors: status ? `'${status.prefix}' in schema '${status.schema}'` : "",
-    healthy: status?.healthy ?? null,
-    verdict: status ? `${status.healthy ? "healthy" : "not healthy"}${findingCounts(status)}` : "looking",
-    stale: looked && looked.age > STALE_SECONDS ? timeText(looked.status.at) : null,
+    ...verdict(looked),
     instance: { role: own.role, ...own.ready },
     state: own.state ?? status?.postgres.report?.stream?.state ?? null,
     progress: own.scan && progress(own.scan),
@@ -70,7 +66,16 @@ export function viewOf(
 }
 
 /** A look is made every second; one that waits for a server takes some more. */
-const STALE_SECONDS = 4;
+const OLD_SECONDS = 4;
+
+/** What was well when the servers last answered is not well now: nobody knows. */
+function verdict(looked: { status: Status; age: number } | undefined): Pick<View, "healthy" | "verdict"> {
+  if (!looked) return { healthy: null, verdict: "looking" };
+  const { status, age } = looked;
+  const said = `${status.healthy ? "healthy" : "not healthy"}${findingCounts(status)}`;
+  if (age <= OLD_SECONDS) return { healthy: status.healthy, verdict: said };
+  return { healthy: null, verdict: `not known; at ${timeText(status.at)} ${said}` };
+}
 
 function progress({ keys, remaining }: NonNullable<Own["scan"]>): View["progress"] {
   return {

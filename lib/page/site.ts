@@ -1,4 +1,5 @@
 /** The status page at `/`: its files, its feed, and the search. */
+import { namedSentence } from "../errors.ts";
 import { Feed } from "./feed.ts";
 import { Searches } from "./history.ts";
 import { Look, type Looked } from "./look.ts";
@@ -46,9 +47,13 @@ export class Site implements AsyncDisposable {
 
   async #search(key: string): Promise<Response> {
     if (key === "" || key.includes("\0")) return reply(400, "wanted ?key= with a key as SQL writes it\n");
-    const history = await this.#searches!.history(key);
-    if (history === null) return reply(503, "other searches are under way\n");
-    return reply(200, JSON.stringify(history), "application/json");
+    try {
+      const history = await this.#searches!.history(key);
+      if (history === null) return reply(503, "other searches are under way\n");
+      return reply(200, JSON.stringify(history), "application/json");
+    } catch (error) {
+      return reply(503, `${namedSentence(error)}\n`);
+    }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

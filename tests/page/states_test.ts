@@ -1,4 +1,5 @@
 /** The status page in each state of the stream, in a browser. */
+import assert from "node:assert/strict";
 import { heldScan, hold, killed, streaming, untilBlocked, writeAndHold } from "../support/run.ts";
 import { Browser, browserTest } from "../support/browser.ts";
 import { Door } from "../support/pages.ts";
@@ -108,6 +109,8 @@ browserTest("disconnected, and right again by itself; another version brings its
   await visit.page.evaluate("document.body.dataset.mine = 'yes'");
   await killed(first);
   await visit.untilText("#link", /^disconnected since \d\d:\d\d:\d\dZ$/);
+  await visit.untilText("#verdict", /^Not known; at \d\d:\d\d:\d\dZ healthy/); // never green by what was
+  assert.deepEqual(await visit.violations(), []);
   await visit.shoot("disconnected");
   const second = await streaming(world, door.args);
   await visit.untilText("#link", /^live$/);

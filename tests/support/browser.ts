@@ -17,9 +17,13 @@ async function findChromium(): Promise<string | undefined> {
 
 const executablePath = await findChromium();
 
-/** A test that wants Chromium; it is ignored where there is none, and `deno task test` says so in its last lines. */
+/** A test that wants Chromium; `deno task test` says at its end that it was not run where there is none. */
 export function browserTest(name: string, fn: () => Promise<void>): void {
-  Deno.test({ name: `[chromium] ${name}`, ignore: executablePath === undefined, ...strict, fn });
+  const ignore = executablePath === undefined;
+  const why = ignore
+    ? " (ignored: no Chromium on PATH; apt-get install --no-install-recommends chromium)"
+    : "";
+  Deno.test({ name: name + why, ignore, ...strict, fn });
 }
 
 /** How a page is seen. */

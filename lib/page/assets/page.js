@@ -28,13 +28,10 @@ function list(element, items, render) {
 
 function show(view) {
   if (view.code !== html.dataset.code) return reload(view.code);
-  const { healthy, verdict, instance, state, progress, stale } = view;
+  const { healthy, verdict, instance, state, progress } = view;
   put(at("mirrors"), view.mirrors);
-  put(at("verdict"), verdict[0].toUpperCase() + verdict.slice(1));
-  at("verdict").className = healthy === null ? "" : healthy ? "good" : "bad";
+  judge(healthy, verdict);
   put(at("instance"), `This instance: ${instance.why}`);
-  at("stale").hidden = stale === null;
-  put(at("stale"), `The servers have not been heard of since ${stale}: what follows is of then`);
   at("scan").hidden = progress === null;
   if (progress) {
     at("scan-bar").value = progress.share;
@@ -44,7 +41,13 @@ function show(view) {
   lightState(state);
   showFacts(view.facts);
   list(at("events"), view.events, eventRow);
-  put(document.querySelector("title"), `${healthy === false ? "✕ " : ""}${view.stream} · etcd-pg-sync`);
+}
+
+/** @param healthy null: not known */
+function judge(healthy, verdict) {
+  put(at("verdict"), verdict[0].toUpperCase() + verdict.slice(1));
+  at("verdict").className = healthy === null ? "" : healthy ? "good" : "bad";
+  put(document.querySelector("title"), `${healthy ? "" : "✕ "}${at("stream").textContent} · etcd-pg-sync`);
 }
 
 /** The daemon is of another version now. Once for each: a cache in between must not make this go round. */
@@ -58,7 +61,9 @@ function finding({ code, severity, text, advice }) {
   const item = make("li", severity);
   const what = make("p");
   what.append(make("span", "code", code), text);
-  item.append(what, make("p", "advice", `→ ${advice}`));
+  const todo = make("p", "advice", "→ ");
+  todo.append(...advice.split("`").map((part, i) => i % 2 ? make("code", "", part) : part));
+  item.append(what, todo);
   return item;
 }
 
@@ -287,6 +292,8 @@ const AGAIN_MS = 1_000;
 let source;
 let triedAt = 0;
 let heardAt = Date.now();
+/** The last that was heard. */
+let last;
 
 function connect() {
   source?.close();
@@ -295,7 +302,8 @@ function connect() {
   source.addEventListener("view", ({ data }) => {
     heardAt = Date.now();
     linked(true);
-    show(JSON.parse(data));
+    last = JSON.parse(data);
+    show(last);
   });
   source.addEventListener("samples", ({ data }) => add(JSON.parse(data)));
   source.addEventListener("error", () => linked(false));
@@ -304,9 +312,11 @@ function connect() {
 function linked(live) {
   put(at("link"), live ? "live" : `disconnected since ${clock(heardAt)}`);
   at("link").className = live ? "live" : "lost";
+  put(at("clock"), live ? clock(heardAt) : "");
   document.body.classList.toggle("lost", !live);
-  if (live) put(at("clock"), clock(heardAt));
-  else document.title = document.title.replace(/^(✕ )?/, "✕ ");
+  if (live) return;
+  put(at("instance"), "");
+  judge(null, last ? `not known; at ${clock(heardAt)} ${last.verdict}` : "not known");
 }
 
 /** A browser gives up where a proxy answers in the daemon's place, and notices no cable that was pulled. */
