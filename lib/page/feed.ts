@@ -45,7 +45,7 @@ export class Feed implements AsyncDisposable {
         listener = { controller, newest: 0 };
         this.#listeners.add(listener);
         if (this.#running && this.#view) this.#send(listener, this.#view);
-        this.#running ??= this.#run().finally(() => this.#running = undefined);
+        this.#running ??= this.#run();
       },
       cancel: () => void this.#listeners.delete(listener),
     }, { highWaterMark: 1 });
@@ -53,13 +53,20 @@ export class Feed implements AsyncDisposable {
 
   /** Two looks are never less than a second apart, however listeners come and go. */
   async #run(): Promise<void> {
-    while (this.#listeners.size > 0 && !this.#stop.signal.aborted) {
-      this.#view = JSON.stringify(await this.#source.look());
-      for (const listener of this.#listeners) this.#send(listener, this.#view);
-      await sleep(EVERY_MS, this.#stop.signal);
-    }
-    this.#view = undefined;
-    await this.#source.rest();
+    do {
+      while (this.#wanted()) {
+        this.#view = JSON.stringify(await this.#source.look());
+        for (const listener of this.#listeners) this.#send(listener, this.#view);
+        await sleep(EVERY_MS, this.#stop.signal);
+      }
+      this.#view = undefined;
+      await this.#source.rest();
+    } while (this.#wanted()); // one that came meanwhile has started nothing
+    this.#running = undefined; // in the same turn
+  }
+
+  #wanted(): boolean {
+    return this.#listeners.size > 0 && !this.#stop.signal.aborted;
   }
 
   #send(listener: Listener, view: string): void {

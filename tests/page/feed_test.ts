@@ -8,12 +8,15 @@ import { eventually } from "../support/eventually.ts";
 const strict = { sanitizeOps: true, sanitizeResources: true };
 
 /** A feed of numbered looks. */
-function counted() {
+function counted(resting = () => Promise.resolve()) {
   const looks: number[] = [];
   let rests = 0;
   const source = {
     look: () => Promise.resolve({ number: looks.push(performance.now()) }),
-    rest: () => Promise.resolve(void rests++),
+    rest: async () => {
+      await resting();
+      rests++;
+    },
   };
   const recorder = new Recorder(new Vitals());
   const feed = new Feed(source, recorder);
@@ -78,6 +81,21 @@ Deno.test(
     assert.deepEqual(next.samples.slice(0, samples.length), samples);
   },
 );
+
+Deno.test("one that comes while the last session is closed is served", strict, async () => {
+  const [closing, closed] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+  await using counter = counted(() => {
+    closing.resolve();
+    return closed.promise;
+  });
+  const first = counter.feed.open()!.getReader();
+  await read(first);
+  await first.cancel();
+  await closing.promise;
+  const second = counter.feed.open()!.getReader();
+  closed.resolve();
+  assert.equal((await read(second)).number, 2);
+});
 
 Deno.test("a hundred listen, and no more", strict, async () => {
   await using counter = counted();

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { quiet } from "../support/history.ts";
 import { Browser, browserTest, VIEWS } from "../support/browser.ts";
 import { Door } from "../support/pages.ts";
-import { streaming } from "../support/run.ts";
+import { renewals, streaming, strict } from "../support/run.ts";
 import { eventually, makeWorld, type World } from "../support/world.ts";
 
 const MOST_BYTES = 150_000;
@@ -95,7 +95,7 @@ browserTest("arrow keys read the plots", async () => {
 browserTest("what was before the page was opened is in its plots", async () => {
   await using world = await makeWorld();
   const door = new Door();
-  await streaming(world, door.args);
+  const program = await streaming(world, door.args);
   await lose(world, world.key("a"));
   // nobody looks: the samples come from the program itself
   const { samples } = await eventually(async () => {
@@ -106,4 +106,35 @@ browserTest("what was before the page was opened is in its plots", async () => {
   await using browser = await Browser.open();
   const visit = await browser.visit(door.url);
   await visit.untilText("#plots figure:nth-child(4) .value", /^1$/);
+  await program[Symbol.asyncDispose](); // SIGKILL after ten seconds
+  assert.deepEqual(await program.status, { code: 0, signal: null }, "an open page holds up no end");
+});
+
+Deno.test("PostgreSQL is asked while somebody looks, and not when nobody does", strict, async () => {
+  await using world = await makeWorld();
+  const door = new Door();
+  await streaming(world, door.args);
+  /** The page's own session, and the last statement of the status' one. */
+  const asked = async () => {
+    const rows = await world.sql(
+      `select application_name as name, query_start as at from pg_stat_activity
+       where application_name ~ '(page|status)$' and datname = current_database() order by 1`,
+    );
+    return { names: rows.map(({ name }) => name.split(" ").at(-1)), at: rows.at(-1)?.at.getTime() };
+  };
+  assert.deepEqual((await asked()).names, []);
+  const response = await fetch(`${door.url}/events`);
+  const reader = response.body!.getReader();
+  await reader.read();
+  const first = await asked();
+  assert.deepEqual(first.names, ["page", "status"]);
+  await eventually(async () => {
+    await reader.read();
+    return (await asked()).at > first.at;
+  });
+  await reader.cancel();
+  await eventually(async () => (await asked()).names.length === 1); // it rests
+  const last = await asked();
+  await renewals(world, 3);
+  assert.deepEqual(await asked(), last);
 });

@@ -26,8 +26,10 @@ function list(element, items, render) {
 
 // ---- the view
 
+const RELOAD_MS = 60_000;
+
 function show(view) {
-  if (view.code !== html.dataset.code) return reload(view.code);
+  if (view.code !== html.dataset.code) reload();
   const { healthy, verdict, instance, state, progress } = view;
   put(at("mirrors"), view.mirrors);
   judge(healthy, verdict);
@@ -50,10 +52,10 @@ function judge(healthy, verdict) {
   put(document.querySelector("title"), `${healthy ? "" : "✕ "}${at("stream").textContent} · etcd-pg-sync`);
 }
 
-/** The daemon is of another version now. Once for each: a cache in between must not make this go round. */
-function reload(code) {
-  if (sessionStorage.getItem("reloaded") === code) return;
-  sessionStorage.setItem("reloaded", code);
+/** The daemon is of another version now. Not again and again: a cache or two instances may stand behind one address. */
+function reload() {
+  if (Date.now() - Number(sessionStorage.getItem("reloaded")) < RELOAD_MS) return;
+  sessionStorage.setItem("reloaded", String(Date.now()));
   location.reload();
 }
 
