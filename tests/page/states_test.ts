@@ -1,28 +1,32 @@
 /** The status page in each state of the stream, in a browser. */
 import assert from "node:assert/strict";
-import { heldScan, hold, killed, streaming, untilBlocked, writeAndHold } from "../support/run.ts";
+import { Proxy } from "../robustness/proxy.ts";
+import { hold, killed, streaming, untilBlocked, writeAndHold } from "../support/run.ts";
 import { Browser, browserTest } from "../support/browser.ts";
 import { Door } from "../support/pages.ts";
 import { manyPuts } from "../support/samples.ts";
-import { makeWorld } from "../support/world.ts";
+import { eventually, makeWorld } from "../support/world.ts";
 
 /** More keys than the first page of a scan takes. */
-const KEYS = 12_000;
+const KEYS = 30_000;
 
 browserTest("bootstrap shows how far it is, then streaming", async () => {
   await using world = await makeWorld();
   for (const ops of manyPuts(world.prefix, KEYS)) await world.etcd.txn(ops);
+  const port = Number(/:(\d+)\//.exec(world.postgresDsn)![1]);
+  await using slow = Proxy.listen(port);
+  slow.slow({ bytesPerSecond: 400_000 }, "up"); // a page takes seconds
   const door = new Door();
-  const scan = await heldScan(world, door.args);
-  await scan.nextStep();
+  world.program(["-p", world.postgresDsn.replace(`:${port}/`, `:${slow.port}/`), ...door.args]);
   await using browser = await Browser.open();
+  await eventually(() => door.get("/"));
   const visit = await browser.visit(door.url);
   await visit.untilState("bootstrap");
-  await visit.untilText("#scan-text", /^10,000 keys read, 2,000 left$/);
+  await visit.untilText("#scan-text", /^10,000 keys read, 20,000 left$/);
   await visit.untilText("#verdict", /^Not healthy: 1 problem/);
   await visit.untilText("#findings", /EPS-603 ?A scan is under way/);
   await visit.shoot("bootstrap");
-  await scan.release();
+  slow.heal();
   await visit.untilState("streaming");
   await visit.untilText("#verdict", /^Healthy/);
   await visit.untilText("#events", /caught-up/);
