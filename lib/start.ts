@@ -48,7 +48,7 @@ export async function start(
     const { stream, pageValues: keys } = config;
     const liveStatus = opened.use(new LiveStatus(live));
     const status = () => liveStatus.read();
-    const { Site } = await import("./page/site.ts");
+    const { Site } = await import("./page/site.ts"); // a page that nobody can open is not loaded
     const site = opened.use(
       new Site({ stream, version: manifest.version, status, vitals, freshTimeoutMs, postgres, keys }),
     );
