@@ -53,9 +53,10 @@ export async function lead(stream: Stream, signal: AbortSignal): Promise<Leaders
   const clock = new ServerClock();
   const control = new Control();
   const pids = [session, mirror, drain].map((s) => s.pid);
+  const committing = () => mirror.busy || drain.busy;
   const beat = () => stream.telemetry.vitals.beat();
   const renewal = opened.use(
-    renewing(session, { place, streamId: taken.streamId, pids, clock, control, beat }, lost),
+    renewing(session, { place, streamId: taken.streamId, pids, clock, control, beat, committing }, lost),
   );
 
   const at = await checkedHistory(stream, mirror, place, taken);
@@ -131,12 +132,14 @@ interface Renewed {
   control: Control;
   /** The lease is renewed. */
   beat: () => void;
+  /** A commit of this leader's is under way. */
+  committing: () => boolean;
 }
 
 /** Renews the lease until it is disposed of; `now()`: at once, for operators ask for something. */
 function renewing(
   session: Session,
-  { place, streamId, pids, clock, control, beat }: Renewed,
+  { place, streamId, pids, clock, control, beat, committing }: Renewed,
   lost: AbortController,
 ): AsyncDisposable & { now(): void } {
   const stop = new AbortController();
@@ -145,7 +148,7 @@ function renewing(
   let wake = () => {};
   const renew = async () => {
     asked = false;
-    const renewed = await renewLease(session, place, pids);
+    const renewed = await renewLease(session, place, pids, committing);
     clock.note(renewed.now, performance.now());
     control.note(renewed.asked);
     // taken from a frozen holder, whose session had the lock: without it the place would look free

@@ -193,8 +193,8 @@ async function recoverCommits(
   const known = (marker: Marker) =>
     marker.batch < row.batchId || (marker.batch === row.batchId && settled(marker));
   const { batches, whole } = await walkBack(stream.kv, markerKey(stream.settings.name), before, known);
-  const recovered: number[] = [];
-  await session.transaction(async () => {
+  const rows = await session.transaction(async () => {
+    const recovered: number[] = [];
     await fence(session, place, row.batchId);
     for (const { marker, revision } of batches.toReversed()) {
       const named = new Map(marker.rows.map(([id, expected, sum]) => [id, { expected, sum }]));
@@ -214,9 +214,10 @@ async function recoverCommits(
     await writeEvent(session, "commits-lost", row.timeline, {
       detail: { batches: batches.length, rows: recovered.length, whole },
     });
+    return recovered.length;
   }, { patient: true });
   stream.log.warn(
-    { code: "EPS-709", batches: batches.length, rows: recovered.length, whole },
+    { code: "EPS-709", batches: batches.length, rows, whole },
     "PostgreSQL had lost commits; recovered them from the marker",
   );
 }

@@ -84,6 +84,7 @@ export class Session implements AsyncDisposable {
   readonly #statementSeconds: number;
   /** undefined: as long as any other statement. */
   #patience: number | undefined;
+  #underWay = 0;
 
   private constructor(client: pg.Client, { blocked, statementSeconds = STATEMENT_SECONDS }: PostgresOptions) {
     this.#client = client;
@@ -125,6 +126,11 @@ export class Session implements AsyncDisposable {
     return this.#broken;
   }
 
+  /** A statement or a transaction is under way. */
+  get busy(): boolean {
+    return this.#inTransaction || this.#underWay > 0;
+  }
+
   /** Gives the connection up: whoever waits for an answer gets `reason`, and has lost the answer. */
   abandon(reason: Error): void {
     this.#broken ??= reason;
@@ -140,13 +146,31 @@ export class Session implements AsyncDisposable {
     text: string,
     values: unknown[] = [],
   ): Promise<Row[]> {
-    for (let attempt = 0;; attempt++) {
+    const statement = async () => (await this.#query<Row>({ name, text, values })).rows;
+    return this.#inTransaction ? await statement() : await this.#unlocked(statement);
+  }
+
+  /** As `run`, once; null: a lock stood in its way for a second. */
+  async attempt<Row extends object>(name: string, text: string, values: unknown[]): Promise<Row[] | null> {
+    try {
+      return (await this.#query<Row>({ name, text, values })).rows;
+    } catch (error) {
+      if (!isLocked(error)) throw error;
+      return null;
+    }
+  }
+
+  async #unlocked<T>(work: () => Promise<T>): Promise<T> {
+    for (let told = false;;) {
       try {
-        return (await this.#query<Row>({ name, text, values })).rows;
+        return await work();
       } catch (error) {
-        if ((error as { code?: string }).code !== LOCK_NOT_AVAILABLE || this.#inTransaction) throw error;
-        if (attempt === 0 && this.#blocked) this.#blocked(await this.blockers());
+        if (!isLocked(error)) throw error;
       }
+      if (told || !this.#blocked) continue;
+      const by = await this.blockers();
+      if (by.length > 0) this.#blocked(by); // else it is another commit of this stream's
+      told = by.length > 0;
     }
   }
 
@@ -154,12 +178,14 @@ export class Session implements AsyncDisposable {
   async #query<Row extends object>(query: string | pg.QueryConfig): Promise<pg.QueryResult<Row>> {
     if (this.#broken) throw this.#broken;
     const deadline = this.#deadline();
+    this.#underWay++;
     try {
       return await this.#client.query<Row>(query as pg.QueryConfig);
     } catch (error) {
       // a connection that broke before this session listened to its errors says so now
       throw error instanceof pg.DatabaseError ? error : this.#broken ?? lost(error as Error);
     } finally {
+      this.#underWay--;
       clearTimeout(deadline);
     }
   }
@@ -187,10 +213,15 @@ export class Session implements AsyncDisposable {
   }
 
   /**
-   * A transaction: committed when `work` returns, rolled back when it throws. A patient one may take its time: its
-   * statements grow with what the schema holds.
+   * A transaction: committed when `work` returns, rolled back when it throws; run again, as a statement is, where a lock
+   * stands in its way. A patient one may take its time: its statements grow with what the schema holds, or with what
+   * they are given.
    */
   async transaction<T>(work: () => Promise<T>, { patient = false } = {}): Promise<T> {
+    return await this.#unlocked(() => this.#transaction(work, patient));
+  }
+
+  async #transaction<T>(work: () => Promise<T>, patient: boolean): Promise<T> {
     if (patient) this.#patience = PATIENT_SECONDS;
     this.#inTransaction = true;
     try {
@@ -238,6 +269,10 @@ export class Session implements AsyncDisposable {
     }
     destroy(this.#client);
   }
+}
+
+function isLocked(error: unknown): boolean {
+  return (error as { code?: string }).code === LOCK_NOT_AVAILABLE;
 }
 
 /** What pg says without a code, and as no kind of its own, when a connection ends. */

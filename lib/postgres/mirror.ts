@@ -127,6 +127,9 @@ with fence as (
 )
 select true from fence`;
 
+/** Events of which a commit may take longer than other statements: one revision is never split. */
+const LARGE_BATCH = 50_000;
+
 /** Applies the events of whole revisions; the checkpoint becomes `to`, proved fresh at `freshAt`. One round trip. */
 export async function applyEvents(
   session: Session,
@@ -136,7 +139,7 @@ export async function applyEvents(
 ): Promise<void> {
   const { columns } = batch;
   const scanning = statesLike(at.state).length === 1;
-  const rows = await session.run("apply-events", APPLY_EVENTS, [
+  const values = [
     ...guard(place, at),
     batch.to,
     batch.probe?.key ?? null,
@@ -148,8 +151,9 @@ export async function applyEvents(
     columns.next,
     scanning,
     batch.freshAt,
-  ]);
-  expectOne(rows, place);
+  ];
+  const apply = async () => expectOne(await session.run("apply-events", APPLY_EVENTS, values), place);
+  await (columns.keys.length > LARGE_BATCH ? session.transaction(apply, { patient: true }) : apply());
 }
 
 const MOVE_CHECKPOINT = `${
@@ -298,8 +302,8 @@ export async function copyPage(
   select: Selection,
 ): Promise<Copied | null> {
   const { low, high, end } = textBounds(page);
-  const copy = new PageCopy(page.keys, select, at.timeline);
   return await session.transaction(async () => {
+    const copy = new PageCopy(page.keys, select, at.timeline);
     const values = [...guard(place, at), revision, page.revision, cursor];
     expectOne(await session.run("fence-page", FENCE_PAGE, values), place);
     const bounds = [low, high, page.from, end];

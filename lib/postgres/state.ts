@@ -159,19 +159,32 @@ export async function raiseEpoch(session: Session, place: Place, epoch: number):
   expectOne(rows, place);
 }
 
-/** Renews the lease, and says which sessions are the holder's. Returns the server's time, and what operators ask. */
+const ASKED = `clock_timestamp() as now, (select paused_at from etcd_sync_control) as "pausedAt",
+  (select min(id) from etcd_sync_resync where finished_at is null) as resync`;
+
+/**
+ * Renews the lease, and says which sessions are the holder's. Returns the server's time, and what operators ask. A large
+ * revision's commit keeps the state row locked for longer than a lease lasts. Nobody can take the place meanwhile (see
+ * takePlace and endHolder), so while `committing` it is held without a renewal.
+ */
 export async function renewLease(
   session: Session,
   place: Place,
   pids: number[],
+  committing: () => boolean,
 ): Promise<{ now: Date; asked: Asked }> {
-  const rows = await session.run<{ now: Date } & Asked>(
+  const values = [place.epoch, place.holder, pids];
+  const renewed = await session.attempt<{ now: Date } & Asked>(
     "renew-lease",
     `update etcd_sync_state set lease_until = clock_timestamp() + interval '5 seconds', holder_pids = $3
-     where epoch = $1 and holder = $2 returning clock_timestamp() as now,
-       (select paused_at from etcd_sync_control) as "pausedAt",
-       (select min(id) from etcd_sync_resync where finished_at is null) as resync`,
-    [place.epoch, place.holder, pids],
+     where epoch = $1 and holder = $2 returning ${ASKED}`,
+    values,
+  );
+  if (!renewed && !committing()) return await renewLease(session, place, pids, committing);
+  const rows = renewed ?? await session.run<{ now: Date } & Asked>(
+    "hold-lease",
+    `select ${ASKED} from etcd_sync_state where epoch = $1 and holder = $2`,
+    values.slice(0, 2),
   );
   expectOne(rows, place);
   const [{ now, ...asked }] = rows;
@@ -221,14 +234,16 @@ export async function showInstance(session: Session, streamId: string): Promise<
 
 /**
  * Ends the sessions of a holder whose lease has run out, or whose own session is gone (`freed`): one that waits for a
- * lock does not notice that its client has died, and keeps the state row locked. Pids come again, so only sessions of
- * this program are ended.
+ * lock does not notice that its client has died, and keeps the state row locked. A commit that is at work, and waits
+ * for nobody, comes to its end by itself. Pids come again, so only sessions of this program are ended.
  */
 export async function endHolder(session: Session, freed: boolean): Promise<void> {
   await session.run(
     "end-holder",
     `select pg_terminate_backend(a.pid) from etcd_sync_state s join pg_stat_activity a on a.pid = any (s.holder_pids)
-     where ($1 or ${RUN_OUT}) and a.application_name = current_setting('application_name')
+     where ($1 or ${RUN_OUT} and not exists (select from pg_stat_activity w
+         where w.pid = any (s.holder_pids) and w.state = 'active' and coalesce(w.wait_event_type, '') not in ('Client', 'Lock')))
+       and a.application_name = current_setting('application_name')
        and a.datname = current_database() and a.pid <> pg_backend_pid()`,
     [freed],
   );

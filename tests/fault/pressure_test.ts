@@ -1,10 +1,11 @@
-/** A PostgreSQL that is slower than etcd pushes back on the watch. */
+/** A PostgreSQL that is slower than etcd pushes back on the watch; one that is slower than the lease keeps its place. */
 
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { judged } from "../support/history.ts";
-import { hold, streaming, strict, untilBlocked } from "../support/run.ts";
-import { makeWorld } from "../support/world.ts";
+import { hold, streaming, strict, untilBlocked, untilStreaming } from "../support/run.ts";
+import { installed } from "../support/schema.ts";
+import { eventually, makeWorld, type World } from "../support/world.ts";
 
 const MIB = 1 << 20;
 /** Far more than the inbox takes (16 MiB). */
@@ -39,3 +40,50 @@ Deno.test(
     console.log(`${Math.round(peak / MIB)} MiB resident`);
   },
 );
+
+// The lease stood in the row that the commit had locked: it was not renewed, and the same revision began again for ever.
+Deno.test(
+  "a commit that takes longer than a lease keeps its place, and a standby waits for it",
+  strict,
+  async () => {
+    await using world = await makeWorld();
+    const program = await streaming(world);
+    const standby = world.program();
+    await standby.until((line) => line.msg.startsWith("standing by"));
+    const before = (await world.state())!;
+    await world.sql(`
+    create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(8); return null; end $$;
+    create trigger slow after insert on etcd_kv for each statement execute function slow()`);
+    await world.etcd.put(world.key("a"), "1");
+    await eventually(async () => (await world.state())!.revision > before.revision, { timeoutMs: 30_000 });
+    const after = (await world.state())!;
+    assert.deepEqual([after.epoch, after.holder], [before.epoch, before.holder]);
+    assert.deepEqual(program.logs.filter(({ code }) => code === "EPS-701" || code === "EPS-706"), []);
+    assert.deepEqual(standby.logs.filter(({ msg }) => msg === "this instance is the writer"), []);
+  },
+);
+
+Deno.test("a lock that a page waits for costs the scan no leadership", strict, async () => {
+  await using world = await makeWorld();
+  await world.etcd.put(world.key("a"), "1");
+  await installed(world);
+  const release = await hold(world.session(), "lock table etcd_kv in share mode");
+  const program = world.program();
+  await program.until((line) => line.code === "EPS-706");
+  await eventually(() => waited(world, 3));
+  await release();
+  await untilStreaming(world, program);
+  assert.equal((await world.state())!.epoch, 1);
+});
+
+/** The program waits for the table in at least so many tries, each of which ends after a second. */
+async function waited(world: World, tries: number): Promise<boolean> {
+  const seen = new Set<string>();
+  while (seen.size < tries) {
+    const rows = await world.sql(
+      "select a.xact_start::text as began from pg_locks l join pg_stat_activity a using (pid) where not l.granted and a.datname = current_database()",
+    );
+    rows.forEach(({ began }) => seen.add(began as string));
+  }
+  return true;
+}

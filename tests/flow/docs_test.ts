@@ -44,6 +44,9 @@ const RUN_BY_HAND = new Set([
   "docs/operations.md#EtcdPgSyncDown",
   "docs/operations.md#EtcdPgSyncServerDown",
   "docs/operations.md#EtcdPgSyncWalStuck",
+  "docs/page.md#The status page",
+  "docs/page.md#From elsewhere",
+  "docs/performance.md#Performance",
   "docs/rights.md#Monitoring",
   "docs/security.md#TLS",
   "docs/sql.md#Functions",
@@ -63,6 +66,8 @@ const FLAGS_OF_OTHERS = new Set([
   "--mutation",
   "--list",
   "--judge",
+  "--quick",
+  "--binary",
 ]);
 
 /** An anchor as GitHub makes it of a heading. */

@@ -281,15 +281,15 @@ class HeldPages extends EtcdClient {
   readonly release = this.#released.resolve;
   #pages = 0;
 
-  override async call<Answer>(
-    ...args: Parameters<typeof EtcdClient.prototype.call<Answer>>
+  override async read<Answer>(
+    ...args: Parameters<typeof EtcdClient.prototype.read<Answer>>
   ): Promise<Answer> {
-    const { revision, range_end } = args[2] as { revision?: number; range_end?: unknown };
-    if (range_end && revision && ++this.#pages === 2) {
+    const { revision } = args[2] as { revision?: number };
+    if (revision && ++this.#pages === 2) {
       this.asked.resolve();
       await this.#released.promise;
     }
-    return await super.call<Answer>(...args);
+    return await super.read<Answer>(...args);
   }
 }
 

@@ -78,7 +78,7 @@ Deno.test("where keys are shown on loopback, a foreign name is not answered", st
   const [hidden, shown] = [new Door(), new Door()];
   await streaming(world, hidden.args);
   world.program([...shown.args, "--page-values"]);
-  await shown.untilReady(200);
+  for (const door of [hidden, shown]) await door.untilReady(200);
   const ask = async (port: number, host: string) => {
     using connection = await Deno.connect({ hostname: "127.0.0.1", port });
     await connection.write(
