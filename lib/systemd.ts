@@ -52,7 +52,8 @@ export class Systemd implements AsyncDisposable {
       this.#isReady = true;
       door.send("READY=1");
     }
-    if (now - this.#beatAt >= this.#watchdogMs / 3 && alive(this.#vitals).good) {
+    const isDue = this.#watchdogMs !== null && now - this.#beatAt >= this.#watchdogMs / 3;
+    if (isDue && alive(this.#vitals).good) {
       this.#beatAt = now;
       door.send("WATCHDOG=1");
     }
@@ -70,10 +71,10 @@ export class Systemd implements AsyncDisposable {
   }
 }
 
-/** How long systemd waits for a sign of life; infinite where it does not. */
-function watchdogMs(): number {
+/** How long systemd waits for a sign of life, if it does. */
+function watchdogMs(): number | null {
   const [usec, pid] = ["WATCHDOG_USEC", "WATCHDOG_PID"].map((name) => Deno.env.get(name));
-  if (!usec || (pid && Number(pid) !== Deno.pid)) return Infinity;
+  if (!usec || (pid && Number(pid) !== Deno.pid)) return null;
   return Number(usec) / 1_000;
 }
 
