@@ -5,7 +5,7 @@ import { addExamples } from "./lib/command/examples.ts";
 import { codeOf, EXIT, Fatal, kindOf, sentence } from "./lib/errors.ts";
 import { versionText } from "./lib/version.ts";
 
-const program = new Command("etcd-pg-sync")
+export const program = new Command("etcd-pg-sync")
   .description("Keeps a PostgreSQL database and an etcd keyspace in step, both ways.")
   .option("-V, --version", "which build this is")
   .on("option:version", () => {
@@ -33,7 +33,8 @@ const COMMANDS: [names: string[], load: () => Promise<Add>][] = [
   [[], async () => (await import("./lib/command/completion.ts")).addCompletion], // it is told of all of them
 ];
 
-async function addCommands(asked: string | undefined): Promise<void> {
+/** @param asked the first word; where it is no command, all of them */
+export async function addCommands(asked: string | undefined): Promise<void> {
   const one = COMMANDS.filter(([names]) => asked !== undefined && names.includes(asked));
   for (const [, load] of one.length > 0 ? one : COMMANDS) (await load())(program);
   addExamples(program);
