@@ -84,6 +84,8 @@ async function run(command: string, ...args: string[]): Promise<string> {
 }
 
 async function deno(...args: string[]): Promise<void> {
-  const { code } = await new Deno.Command(Deno.execPath(), { args, cwd: stage }).spawn().status;
+  // DENORT_BIN is of this machine
+  const env: Record<string, string> = target && target !== Deno.build.target ? { DENORT_BIN: "" } : {};
+  const { code } = await new Deno.Command(Deno.execPath(), { args, cwd: stage, env }).spawn().status;
   if (code !== 0) Deno.exit(code);
 }
