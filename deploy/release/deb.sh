@@ -23,6 +23,7 @@ put 755 "$binary" /usr/bin/etcd-pg-sync
 for unit in deploy/systemd/*.service; do put 644 "$unit" "/lib/systemd/system/$(basename "$unit")"; done
 put 644 deploy/debian/config.yaml /etc/etcd-pg-sync/config.yaml
 put 644 deploy/debian/copyright $doc/copyright
+put 644 deploy/debian/lintian-overrides /usr/share/lintian/overrides/etcd-pg-sync
 put 644 deploy/prometheus/etcd-pg-sync.rules.yml $doc/examples/etcd-pg-sync.rules.yml
 put 644 deploy/grafana/etcd-pg-sync.json $doc/examples/etcd-pg-sync.json
 for script in deploy/rights/*; do put 644 "$script" "$doc/examples/$(basename "$script")"; done
