@@ -5,6 +5,7 @@
 set -euo pipefail
 deb=$(realpath "$1")
 : "${ETCD_PG_SYNC_TEST_POSTGRES:?}" "${ETCD_PG_SYNC_TEST_ETCD:?}"
+export PGOPTIONS="-c client_min_messages=warning"
 config=/etc/etcd-pg-sync/config.yaml
 unit=/lib/systemd/system/etcd-pg-sync.service
 step() { echo "package: $1"; }
@@ -20,7 +21,7 @@ status() { etcd-pg-sync status --config $config; }
 step "installs; nothing runs before it is configured"
 dpkg -i "$deb" >/dev/null
 is "mode of the settings" "$(stat -c '%U:%G %a' $config)" "root:etcd-pg-sync 640"
-is "services" "$(ps -C etcd-pg-sync -o pid=)" ""
+is "processes" "$(find /proc/[0-9]*/exe -lname /usr/bin/etcd-pg-sync 2>/dev/null)" ""
 is "exit code without settings" "$(runuser -u etcd-pg-sync -- etcd-pg-sync config check --config $config >/dev/null 2>&1; echo $?)" 1
 etcd-pg-sync --version
 zcat /usr/share/man/man1/etcd-pg-sync.1.gz | grep -q 'SH EXIT STATUS' || fail "manual page"
@@ -29,15 +30,13 @@ if with_systemd; then is "enabled" "$(systemctl is-enabled etcd-pg-sync || true)
 
 step "runs as the unit's user, with a DSN that root alone may read"
 psql -q "$ETCD_PG_SYNC_TEST_POSTGRES" -c 'drop schema if exists package cascade'
-schema='schema: package'
 if with_systemd; then
-  install -d -m 700 /etc/credstore
-  (umask 077; echo "$ETCD_PG_SYNC_TEST_POSTGRES" >/etc/credstore/etcd-pg-sync.postgres-dsn)
-  dsn='postgres-dsn-file: /run/credentials/etcd-pg-sync.service/etcd-pg-sync.postgres-dsn'
+  (umask 077; echo "$ETCD_PG_SYNC_TEST_POSTGRES" >/etc/etcd-pg-sync/secrets/postgres-dsn)
+  dsn='postgres-dsn-file: /run/credentials/etcd-pg-sync.service/secret_postgres-dsn'
 else
   dsn="postgres-dsn: $ETCD_PG_SYNC_TEST_POSTGRES"
 fi
-printf '%s\netcd-dsn: %spackage/\n%s\nlisten: ":19187"\n' "$dsn" "$ETCD_PG_SYNC_TEST_ETCD" "$schema" >$config
+printf '%s\netcd-dsn: %spackage/\nschema: package\nstream: package-%s\n' "$dsn" "$ETCD_PG_SYNC_TEST_ETCD" $$ >$config
 if with_systemd; then
   systemctl enable --now etcd-pg-sync || { journalctl -u etcd-pg-sync --no-pager | tail -20 >&2; fail "start"; }
   is "state when 'start' is over" "$(systemctl is-active etcd-pg-sync)" active
@@ -52,10 +51,15 @@ else
   setpriv --reuid="$user" --regid="$user" --init-groups --no-new-privs --bounding-set=-all $command >/tmp/package.log 2>&1 &
   pid=$!
 fi
-waitfor 20 'curl -fs localhost:19187/readyz'
-is "user" "$(ps -o user:20= -p "$pid" | xargs)" etcd-pg-sync
-is "write from SQL" "$(psql -qAt "$ETCD_PG_SYNC_TEST_POSTGRES" -c 'set search_path to package' \
-  -c "select etcd_set('/package/a', '1') \\gset" -c 'select status from etcd_wait(:etcd_set)')" success
+waitfor 20 status
+is "user" "$(stat -c %U "/proc/$pid")" etcd-pg-sync
+written=$(psql -qAt "$ETCD_PG_SYNC_TEST_POSTGRES" <<'SQL'
+set search_path to package;
+select etcd_set('/package/a', '1') as ticket \gset
+select status from etcd_wait(:ticket);
+SQL
+)
+is "write from SQL" "$written" success
 
 step "stops, and is removed"
 if with_systemd; then
@@ -72,6 +76,6 @@ dpkg -r etcd-pg-sync >/dev/null
 [ -f $config ] || fail "the settings are gone before a purge"
 dpkg -P etcd-pg-sync >/dev/null
 [ ! -e /etc/etcd-pg-sync ] || fail "settings are left after a purge"
-rm -f /etc/credstore/etcd-pg-sync.postgres-dsn /tmp/package.log
+rm -f /tmp/package.log
 psql -q "$ETCD_PG_SYNC_TEST_POSTGRES" -c 'drop schema package cascade'
 echo "package: ok"
