@@ -48,7 +48,8 @@ create table etcd_sync_gate (
   max_txn_bytes integer not null default 1500000,
   refuse_oversize boolean not null default false,
   refuse_after bigint not null default 9223372036854775807, -- the last ticket that the WAL has room for
-  wal_limit bigint                       -- of pending rows; null = never
+  wal_limit bigint,                      -- of pending rows; null = never
+  awake boolean generated always as (not one_way and not parked) stored -- writes are taken, and need no NOTIFY
 );
 
 create table etcd_sync_event (

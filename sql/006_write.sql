@@ -187,10 +187,12 @@ begin
   return _id;
 end $$;
 
--- Queues one write and returns its id, whatever is given and whatever the transaction has written before.
-create function etcd_wal_write_any(
+-- Queues one write and returns its id, whatever is given and whatever the transaction has written before. _base: null =
+-- what the mirror has now; else OLD.revision, or what compare-and-set asks for. _insert: the key must not be there.
+-- _ticket: the id that a new row gets, null = it is drawn here.
+create function etcd_wal_write(
   _key text, _value text, _value_bytes bytea, _tombstone boolean,
-  _base bigint, _strict boolean, _keep_lease boolean, _insert boolean
+  _base bigint, _strict boolean, _keep_lease boolean, _insert boolean, _ticket bigint default null
 ) returns bigint
 language plpgsql set search_path from current as $$
 declare
@@ -201,9 +203,9 @@ begin
     _id := etcd_wal_replace(_key, _value, _value_bytes, _tombstone, _base, _strict, _keep_lease, _insert);
   end if;
   if _id is null then
-    insert into etcd_wal (txid, ts, key, value, value_bytes, tombstone, keep_lease, timeline, revision, seen_revision, strict)
-    select pg_current_xact_id(), transaction_timestamp(), _key, _value, _value_bytes, _tombstone, _keep_lease,
-      s.timeline, s.revision, s.seen_revision, _strict
+    insert into etcd_wal (id, txid, ts, key, value, value_bytes, tombstone, keep_lease, timeline, revision, seen_revision, strict)
+    select coalesce(_ticket, nextval('etcd_wal_id_seq')), pg_current_xact_id(), transaction_timestamp(), _key, _value, _value_bytes,
+      _tombstone, _keep_lease, s.timeline, s.revision, s.seen_revision, _strict
     from etcd_wal_seen(_key, _bytes, _base) s
     where s.room and not (_insert and s.present) and (not s.parked or etcd_wal_wake())
     returning id into _id;
@@ -219,63 +221,28 @@ begin
   return _id;
 end $$;
 
--- What the first writer of a transaction sees of a key without escapes; revision is null where the key is not there.
--- Its body is bound when it is made (begin atomic), see etcd_wal_write.
-create function etcd_wal_glance(_key text, _value text, _value_bytes bytea, _tombstone boolean)
-returns table (timeline bigint, revision bigint, seen_revision bigint, parked boolean)
-language sql stable
+-- The ticket of a write that is under way. Bound when it is made (begin atomic), see etcd_set.
+create function etcd_wal_ticket() returns bigint
+language sql volatile
 begin atomic
-  select coalesce(k.timeline, g.timeline), k.revision, greatest(k.revision, g.seen_revision), g.parked
-  from etcd_sync_gate g
-  left join etcd_kv k on k.key = _key
-  where not g.one_way
-    and num_nonnulls(_value, _value_bytes) = case when _tombstone then 0 else 1 end
-    and coalesce(octet_length(_value), octet_length(_value_bytes), 0) <= g.max_value_bytes
-    and octet_length(_key) <= g.max_key_bytes and _key <> '' and strpos(_key, '\x') = 0
-    and starts_with(_key, g.prefix_text) and not starts_with(_key, '/_etcd-pg-sync/')
-    and (k.key is not null or not g.deleted)
-    and g.refuse_after > coalesce(pg_catalog.pg_sequence_last_value('etcd_wal_id_seq'), 0);
+  select pg_catalog.nextval('etcd_wal_id_seq');
 end;
 
--- Queues one write and returns its id. _base: null = what the mirror has now; else OLD.revision, or what
--- compare-and-set asks for. _insert: the key must not be there.
---
--- The common case, the first write of a transaction with no base given, takes three small statements here; all else is
--- etcd_wal_write_any's. A SET clause would cost a tenth of it (before PostgreSQL 16 its end visits every setting), so
--- nothing in this body is looked up by search_path: every name is qualified, no operator is used.
-create function etcd_wal_write(
-  _key text, _value text, _value_bytes bytea, _tombstone boolean,
-  _base bigint, _strict boolean, _keep_lease boolean, _insert boolean
-) returns bigint
-language plpgsql security definer as $etcd_pg_sync$
-declare
-  _id bigint;
-  _timeline bigint;
-  _revision bigint;
-  _seen_revision bigint;
-  _parked boolean;
-begin
-  if _base is null and not _insert and pg_catalog.pg_current_xact_id_if_assigned() is null then
-    select s.timeline, s.revision, s.seen_revision, s.parked into _timeline, _revision, _seen_revision, _parked
-    from @schema@.etcd_wal_glance(_key, _value, _value_bytes, _tombstone) s;
-  end if;
-  if _timeline is null then
-    return @schema@.etcd_wal_write_any(_key, _value, _value_bytes, _tombstone, _base, _strict, _keep_lease, _insert);
-  end if;
-  insert into @schema@.etcd_wal (txid, ts, key, value, value_bytes, tombstone, keep_lease, timeline, revision, seen_revision, strict)
-  values (pg_catalog.pg_current_xact_id(), pg_catalog.transaction_timestamp(), _key, _value, _value_bytes, _tombstone, _keep_lease,
-    _timeline, coalesce(_revision, 0), _seen_revision, _strict)
-  returning id into _id;
-  insert into @schema@.etcd_wal_tx (seq, txid, ts, first_id)
-  values (_id, pg_catalog.pg_current_xact_id(), pg_catalog.transaction_timestamp(), _id);
-  if _parked then
-    perform @schema@.etcd_wal_wake();
-  end if;
-  if _tombstone then
-    perform @schema@.etcd_wal_count_delete(_key);
-  end if;
-  return _id;
-end $etcd_pg_sync$;
+-- What the first writer of a transaction sees of a key without escapes; no row: etcd_wal_write has to look closer.
+-- Each condition costs each write: `awake` and `deleted` sum up what is rare.
+create function etcd_wal_glance(_key text, _bytes integer, _ticket bigint)
+returns table (timeline bigint, revision bigint, seen_revision bigint)
+language sql stable
+begin atomic
+  select coalesce(k.timeline, g.timeline), coalesce(k.revision, 0), greatest(k.revision, g.seen_revision)
+  from etcd_sync_gate g
+  left join etcd_kv k on k.key = _key
+  where g.awake and _ticket <= g.refuse_after
+    and _bytes <= g.max_value_bytes
+    and octet_length(_key) <= g.max_key_bytes and _key <> '' and strpos(_key, '\x') = 0
+    and starts_with(_key, g.prefix_text) and not starts_with(_key, '/_etcd-pg-sync/')
+    and (k.key is not null or not g.deleted);
+end;
 
 -- A plain INSERT INTO etcd_wal (key, value) by an application: the same guards, the rest filled in.
 create function etcd_wal_insert() returns trigger
@@ -306,28 +273,48 @@ end $$;
 create trigger etcd_wal_insert before insert on etcd_wal
 for each row when (new.txid is null) execute function etcd_wal_insert();
 
--- Without a revision: the upsert. With one: compare-and-set on exactly that, 0 = must not exist. Not in SQL: that would
--- be inlined, and parsed anew with every statement that is not prepared.
-create function etcd_set(key text, value text, revision bigint default null) returns bigint
-language plpgsql as $etcd_pg_sync$
+-- etcd_set and etcd_delete. Without a revision: the upsert. With one: compare-and-set on exactly that, 0 = must not exist.
+--
+-- The common case, the first write of a transaction with no base given, is two small statements of their own; all else
+-- is etcd_wal_write's. A SET clause would cost a tenth of it (before PostgreSQL 16 its end visits every setting), and so
+-- would one function more on the way, so the three are made from one text, and nothing in it is looked up by
+-- search_path: every name is qualified, no operator is used.
+do $do$
+declare
+  f record;
 begin
-  return @schema@.etcd_wal_write(key, value, null, false, revision, revision is not null, false, false);
-end $etcd_pg_sync$;
-comment on function etcd_set(text, text, bigint) is 'Queues a put, returns its WAL id; with a revision: compare-and-set (0 = must not exist)';
-
-create function etcd_set(key text, value bytea, revision bigint default null) returns bigint
-language plpgsql as $etcd_pg_sync$
-begin
-  return @schema@.etcd_wal_write(key, null, value, false, revision, revision is not null, false, false);
-end $etcd_pg_sync$;
-comment on function etcd_set(text, bytea, bigint) is 'Queues a put of bytes, returns its WAL id; with a revision: compare-and-set (0 = must not exist)';
-
-create function etcd_delete(key text, revision bigint default null) returns bigint
-language plpgsql as $etcd_pg_sync$
-begin
-  return @schema@.etcd_wal_write(key, null, null, true, revision, revision is not null, false, false);
-end $etcd_pg_sync$;
-comment on function etcd_delete(text, bigint) is 'Queues a delete, returns its WAL id; with a revision: compare-and-set';
+  for f in select * from (values
+    ('etcd_set(key text, value text, revision bigint default null)', 'value, null', 'false', 'pg_catalog.octet_length(value)', 'Queues a put'),
+    ('etcd_set(key text, value bytea, revision bigint default null)', 'null, value', 'false', 'pg_catalog.octet_length(value)', 'Queues a put of bytes'),
+    ('etcd_delete(key text, revision bigint default null)', 'null, null', 'true', '0', 'Queues a delete')
+  ) as f(signature, value, tombstone, bytes, what) loop
+    execute format($make$
+      create function %1$s returns bigint
+      language plpgsql security definer as $etcd_pg_sync$
+      #variable_conflict use_variable
+      declare
+        _id bigint;
+      begin
+        if revision is null and pg_catalog.pg_current_xact_id_if_assigned() is null then
+          _id := %5$I.etcd_wal_ticket();
+          insert into %5$I.etcd_wal (id, txid, ts, key, value, value_bytes, tombstone, timeline, revision, seen_revision)
+          select _id, pg_catalog.pg_current_xact_id(), pg_catalog.transaction_timestamp(), key, %2$s, %3$s, s.timeline, s.revision, s.seen_revision
+          from %5$I.etcd_wal_glance(key, %4$s, _id) s;
+          if found then
+            insert into %5$I.etcd_wal_tx (seq, txid, ts, first_id)
+            values (_id, pg_catalog.pg_current_xact_id(), pg_catalog.transaction_timestamp(), _id);
+            if %3$s then
+              perform %5$I.etcd_wal_count_delete(key);
+            end if;
+            return _id;
+          end if;
+        end if;
+        return %5$I.etcd_wal_write(key, %2$s, %3$s, revision, revision is not null, false, false, _id);
+      end $etcd_pg_sync$ $make$, f.signature, f.value, f.tombstone, f.bytes, current_schema());
+    execute format('comment on function %s is %L', replace(f.signature, ' default null', ''),
+      f.what || ', returns its WAL id; with a revision: compare-and-set' || case when f.tombstone = 'false' then ' (0 = must not exist)' else '' end);
+  end loop;
+end $do$;
 
 create function etcd_wait(wal_id bigint, timeout interval default '10 seconds') returns etcd_wal
 language plpgsql security definer set search_path from current as $$

@@ -14,8 +14,10 @@ begin
 end $$;
 
 -- The rows were applied in etcd at _revision. A transaction that is being sent in parts keeps its header.
+-- In plpgsql, which keeps its plan: SQL would plan it for each batch.
 create function etcd_drain_applied(_batch bigint, _revision bigint, _ids bigint[], _expected bigint[]) returns void
-language sql set search_path from current as $$
+language plpgsql set search_path from current as $$
+begin
   with settled as (
     update etcd_wal w set status = 'success', expected_revision = e.expected, result_revision = _revision,
       batch_id = _batch, error_message = null, settled_at = clock_timestamp()
@@ -28,8 +30,8 @@ language sql set search_path from current as $$
     update etcd_wal_tx t set split_id = tx.last_id + 1 from tx
     where t.txid = tx.txid and t.ts = tx.ts and t.split_id is not null
   )
-  delete from etcd_wal_tx t using tx where t.txid = tx.txid and t.ts = tx.ts and t.split_id is null
-$$;
+  delete from etcd_wal_tx t using tx where t.txid = tx.txid and t.ts = tx.ts and t.split_id is null;
+end $$;
 
 -- As etcd_drain_applied, for a batch of which PostgreSQL had lost claim and settlement: the headers stay, for the order.
 create function etcd_drain_recovered(_batch bigint, _revision bigint, _ids bigint[], _expected bigint[]) returns void
@@ -88,6 +90,29 @@ language sql set search_path from current as $$
   from tx join counted using (txid, ts)
 $$;
 
+-- Of the oldest transactions those of one write each, up to the first that has more writes, repeats a key or does not
+-- fit: in one statement, since mostly there are no others. A header that was never moved is of one write, and has its
+-- number: a second write moves it.
+create function etcd_drain_claim_singles(_max_rows integer, _max_bytes bigint, _max_transactions integer)
+returns table (ids bigint[], keys text[], bytes bigint)
+language plpgsql stable set search_path from current
+set enable_sort = off set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
+begin
+  return query
+  with oldest as (
+    select t.seq, w.id, w.key, 3 * octet_length(w.key) + coalesce(octet_length(w.value), octet_length(w.value_bytes), 0) + 64 as size
+    from (select * from etcd_wal_tx t order by t.seq limit least(_max_transactions, _max_rows)) t
+    left join etcd_wal w on w.id = t.seq and t.first_id = t.seq and t.split_id is null and w.status = 'pending'
+  ), running as (
+    select o.*, sum(o.size) over (order by o.seq) as bytes, row_number() over (partition by o.key order by o.seq) as nth
+    from oldest o
+  ), judged as (
+    select r.*, bool_and(r.id is not null and r.nth = 1 and r.bytes <= _max_bytes) over (order by r.seq) as fits from running r
+  )
+  select coalesce(array_agg(j.id order by j.seq), '{}'), coalesce(array_agg(j.key order by j.seq), '{}'), coalesce(max(j.bytes), 0)::bigint
+  from judged j where j.fits;
+end $$;
+
 -- The oldest whole transactions that fit into one etcd transaction: at most _max_rows rows and _max_bytes bytes; it
 -- ends before one that repeats a key, since etcd refuses a key twice and both writes belong to the history. One that
 -- does not fit into a batch of its own goes in parts, in order.
@@ -103,12 +128,17 @@ declare
   keys text[];
   sizes bigint[];
   fits integer;
-  taken bigint[] := '{}';
-  taken_keys text[] := '{}';
-  room bigint := _max_bytes;
+  taken bigint[];
+  taken_keys text[];
+  room bigint;
 begin
+  select s.ids, s.keys, _max_bytes - s.bytes into taken, taken_keys, room
+  from etcd_drain_claim_singles(_max_rows, _max_bytes, _max_transactions) s;
   <<headers>>
-  for tx in select * from etcd_wal_tx t order by t.seq limit _max_transactions loop
+  for tx in
+    select * from etcd_wal_tx t where t.seq > coalesce(taken[cardinality(taken)], 0)
+    order by t.seq limit least(_max_transactions, _max_rows) - cardinality(taken)
+  loop
     if tx.split_id is null then
       select array_agg(r.id order by r.id), array_agg(r.key order by r.id), array_agg(r.size order by r.id) into ids, keys, sizes
       from (

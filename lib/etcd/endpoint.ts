@@ -4,7 +4,8 @@ import { isIP } from "node:net";
 import tls from "node:tls";
 import * as grpc from "@grpc/grpc-js";
 import { EtcdError } from "./error.ts";
-import { HTTP2_HAS_TLS, TlsRelay } from "./relay.ts";
+import { OLD_HTTP2 } from "./old_http2.ts";
+import { TlsRelay } from "./relay.ts";
 import { unary } from "./unary.ts";
 
 /** Paths of PEM files; without a CA the system's are trusted. */
@@ -32,8 +33,8 @@ const CHANNEL_OPTIONS: grpc.ChannelOptions = {
   "grpc.max_receive_message_length": MAX_RECEIVE_BYTES,
   "grpc.max_send_message_length": MAX_SEND_BYTES,
   "grpc.use_local_subchannel_pool": 1,
-  "grpc.keepalive_time_ms": 10_000,
-  "grpc.keepalive_timeout_ms": 5_000,
+  // where a ping cannot be sent, grpc-js drops the connection for it; a dead one is found by deadlines and the watchdog
+  ...(!OLD_HTTP2 && { "grpc.keepalive_time_ms": 10_000, "grpc.keepalive_timeout_ms": 5_000 }),
   "grpc.initial_reconnect_backoff_ms": 100,
   "grpc.max_reconnect_backoff_ms": 1_000,
 };
@@ -80,7 +81,7 @@ export class Endpoint {
     if (!this.tls) return new grpc.Client(this.address, grpc.credentials.createInsecure(), CHANNEL_OPTIONS);
     const files = readFiles(this.tls);
     const host = this.address.replace(/:\d+$/, "").replace(/^\[(.*)\]$/, "$1");
-    if (!HTTP2_HAS_TLS) return this.#openRelay(host, files);
+    if (OLD_HTTP2) return this.#openRelay(host, files);
     return new grpc.Client(this.address, credentials(files, isIP(host) ? host : undefined), {
       ...CHANNEL_OPTIONS,
       // An address must not be sent as a server's name; that it is the certificate's is checked all the same.

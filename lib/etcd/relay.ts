@@ -4,8 +4,6 @@
  */
 import { join } from "node:path";
 
-export const HTTP2_HAS_TLS = !/^2\.[0-6]\./.test(Deno.version.deno);
-
 export interface RelayOptions {
   hostname: string;
   port: number;
