@@ -6,7 +6,7 @@ binary=$(realpath "$1")
 cd "$(dirname "$0")/.."
 deno=${DENO:-deno}
 # Those that start no program, and those of servers that only the sources can start
-left_out="alerts embedded readme world"
+left_out="embedded readme world"
 files=""
 if [ "${2:-}" = --short ]; then
   files="tests/flow/binary_test.ts tests/flow/systemd_test.ts tests/flow/one_way_test.ts"

@@ -63,21 +63,29 @@ Deno.test("a socket that cannot be used is told once, and holds nothing up", str
   ]);
 });
 
-Deno.test("the watchdog has no sign of life of a loop that stands still", strict, async () => {
-  await using socket = await notifySocket();
-  const env = { ...socket.env, WATCHDOG_USEC: "1000" };
-  for (const [name, value] of Object.entries(env)) Deno.env.set(name, value);
-  const vitals = new Vitals();
-  vitals.standsBy();
-  vitals.beatAt -= 121_000;
-  {
-    const stop = new AbortController();
-    const log = makeLog({ level: "warn", format: "json" });
-    await using _ = new Systemd(vitals, { freshTimeoutMs: () => 10_000, signal: stop.signal, log });
-    await socket.until(/^STATUS=standby: PostgreSQL has not answered/); // a sign of life goes before this line
-    assert.ok(!socket.told.includes("WATCHDOG=1"));
-    vitals.beat();
-    await socket.until("WATCHDOG=1");
-  }
-  for (const name of Object.keys(env)) Deno.env.delete(name);
-});
+Deno.test(
+  "before it has a place it is not ready, and a loop that stands still gives no sign of life",
+  strict,
+  async () => {
+    await using socket = await notifySocket();
+    const env = { ...socket.env, WATCHDOG_USEC: "1000" };
+    for (const [name, value] of Object.entries(env)) Deno.env.set(name, value);
+    const vitals = new Vitals();
+    {
+      const stop = new AbortController();
+      const log = makeLog({ level: "warn", format: "json" });
+      await using _ = new Systemd(vitals, { freshTimeoutMs: () => 10_000, signal: stop.signal, log });
+      await socket.until("STATUS=starting: not connected yet"); // what else a look has to say goes before this line
+      vitals.fails("no server", "etcd");
+      await socket.until(/^STATUS=neither leader nor standby/);
+      assert.ok(!socket.told.includes("READY=1"));
+      vitals.standsBy();
+      vitals.beatAt -= 121_000;
+      await socket.until(/^STATUS=standby: PostgreSQL has not answered/);
+      assert.ok(!socket.told.slice(socket.told.indexOf("READY=1")).includes("WATCHDOG=1"));
+      vitals.beat();
+      await socket.until("WATCHDOG=1");
+    }
+    for (const name of Object.keys(env)) Deno.env.delete(name);
+  },
+);
