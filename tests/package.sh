@@ -21,6 +21,7 @@ status() { etcd-pg-sync status --config $config; }
 step "installs; nothing runs before it is configured"
 dpkg -i "$deb" >/dev/null
 is "mode of the settings" "$(stat -c '%U:%G %a' $config)" "root:etcd-pg-sync 640"
+is "mode of the secrets" "$(stat -c '%U:%G %a' /etc/etcd-pg-sync/secrets)" "root:root 700"
 is "processes" "$(find /proc/[0-9]*/exe -lname /usr/bin/etcd-pg-sync 2>/dev/null)" ""
 is "exit code without settings" "$(runuser -u etcd-pg-sync -- etcd-pg-sync config check --config $config >/dev/null 2>&1; echo $?)" 1
 etcd-pg-sync --version

@@ -22,7 +22,7 @@ doc=/usr/share/doc/etcd-pg-sync
 put 755 "$binary" /usr/bin/etcd-pg-sync
 for unit in deploy/systemd/*.service; do put 644 "$unit" "/lib/systemd/system/$(basename "$unit")"; done
 put 644 deploy/debian/config.yaml /etc/etcd-pg-sync/config.yaml
-install -d -m 700 "$root/etc/etcd-pg-sync/secrets"
+install -d -m 755 "$root/etc/etcd-pg-sync/secrets"
 put 644 deploy/debian/copyright $doc/copyright
 put 644 deploy/debian/lintian-overrides /usr/share/lintian/overrides/etcd-pg-sync
 put 644 deploy/prometheus/etcd-pg-sync.rules.yml $doc/examples/etcd-pg-sync.rules.yml
