@@ -37,11 +37,13 @@ async function assertMirrored(world: World, prefix: string | Uint8Array = world.
 }
 
 Deno.test(
-  "bootstrap mirrors thousands of keys, nasty ones among them, over several pages",
+  "bootstrap mirrors thousands of keys, nasty ones among them, over several pages, from folders far apart",
   strict,
   async () => {
     await using world = await makeWorld();
-    for (const ops of manyPuts(world.prefix, 12_000)) await world.etcd.txn(ops);
+    for (const folder of ["", `${"a".repeat(60)}/`, "應用/"]) {
+      for (const ops of manyPuts(world.prefix + folder, 6_000)) await world.etcd.txn(ops);
+    }
     for (const { key, value } of nastyPairs(world.prefix)) await world.etcd.put(key, value);
     await streaming(world);
     await assertMirrored(world);
