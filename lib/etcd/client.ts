@@ -1,7 +1,8 @@
 /** Calls to etcd: one server of the list at a time, the next one when it fails; a login when a token has ended. */
 import type { Buffer } from "node:buffer";
 import * as grpc from "@grpc/grpc-js";
-import { Endpoint, type TlsFiles } from "./endpoint.ts";
+import { bulk, type BulkOptions } from "./bulk.ts";
+import { Endpoint, MAX_RECEIVE_BYTES, type TlsFiles } from "./endpoint.ts";
 import { EtcdError } from "./error.ts";
 import { method, type Service } from "./protocol.ts";
 import { unary, type UnaryOptions } from "./unary.ts";
@@ -45,10 +46,40 @@ export class EtcdClient {
     request: unknown,
     { repeatable = false, ...options }: CallOptions<Answer> = {},
   ): Promise<Answer> {
+    return await this.#attempt(repeatable, async (client) => {
+      const metadata = await this.#metadata(client, service);
+      return await unary(client, service, name, request, { ...options, metadata });
+    });
+  }
+
+  /**
+   * A read with a large answer.
+   * @throws {EtcdError} as `call`
+   */
+  async read<Answer>(
+    service: Service,
+    name: string,
+    request: unknown,
+    options: Omit<BulkOptions<Answer>, "metadata" | "maxBytes">,
+  ): Promise<Answer> {
+    return await this.#attempt(true, async (client, endpoint) => {
+      const metadata = await this.#metadata(client, service);
+      return await bulk(endpoint.http(), service, name, request, {
+        ...options,
+        metadata,
+        maxBytes: MAX_RECEIVE_BYTES,
+      });
+    });
+  }
+
+  async #attempt<Answer>(
+    repeatable: boolean,
+    use: (client: grpc.Client, endpoint: Endpoint) => Promise<Answer>,
+  ): Promise<Answer> {
     let loggedIn = false;
     for (let left = this.#endpoints.length - 1;;) {
       try {
-        return await this.#connected((client) => this.#send(client, service, name, request, options));
+        return await this.#connected(use);
       } catch (error) {
         if (!(error instanceof EtcdError)) throw error;
         if (error.code === grpc.status.UNAUTHENTICATED && !loggedIn) loggedIn = true;
@@ -95,10 +126,10 @@ export class EtcdClient {
   }
 
   /** Runs `use` on the server whose turn it is, and passes that server over if it is the one that fails. */
-  async #connected<T>(use: (client: grpc.Client) => Promise<T>): Promise<T> {
+  async #connected<T>(use: (client: grpc.Client, endpoint: Endpoint) => Promise<T>): Promise<T> {
     const endpoint = this.#endpoints[this.#at];
     try {
-      return await use(await endpoint.connected());
+      return await use(await endpoint.connected(), endpoint);
     } catch (caught) {
       if (!(caught instanceof EtcdError)) throw caught;
       const error = isOfServer(caught) ? endpoint.explain(caught) : caught;
@@ -111,17 +142,6 @@ export class EtcdClient {
   #failOver(from: Endpoint): void {
     from.reset();
     if (this.#endpoints[this.#at] === from) this.#at = (this.#at + 1) % this.#endpoints.length;
-  }
-
-  async #send<Answer>(
-    client: grpc.Client,
-    service: Service,
-    name: string,
-    request: unknown,
-    options: UnaryOptions<Answer>,
-  ): Promise<Answer> {
-    const metadata = await this.#metadata(client, service);
-    return await unary(client, service, name, request, { ...options, metadata });
   }
 
   /** A member that has lost its leader refuses at once, and ends a stream, instead of keeping us waiting. */

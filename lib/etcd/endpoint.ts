@@ -20,7 +20,7 @@ export interface TlsFiles {
  * memory several times over: with 256 MiB the program had more than 600 MiB. What is larger comes in fragments
  * (lib/watching.ts), or as smaller pages.
  */
-const MAX_RECEIVE_BYTES = 48 * 1024 * 1024;
+export const MAX_RECEIVE_BYTES = 48 * 1024 * 1024;
 const MAX_SEND_BYTES = 256 * 1024 * 1024;
 /** A server that has not taken the connection by then is passed over. */
 const CONNECT_TIMEOUT_MS = 3_000;
@@ -43,6 +43,7 @@ const CHANNEL_OPTIONS: grpc.ChannelOptions = {
 export class Endpoint {
   #client: grpc.Client | undefined;
   #relay: TlsRelay | undefined;
+  #http: Deno.HttpClient | undefined;
 
   /** @param address host:port */
   constructor(readonly address: string, readonly tls: TlsFiles | undefined) {}
@@ -62,6 +63,12 @@ export class Endpoint {
     throw new EtcdError(error.code, `${this.address}: ${reason}`, true);
   }
 
+  /** For large answers, on a connection of its own. */
+  http(): { url: string; client: Deno.HttpClient } {
+    const client = this.#http ??= this.#openHttp();
+    return { url: `${this.tls ? "https" : "http"}://${this.address}`, client };
+  }
+
   /** Behind a relay grpc knows only that its connection ended; the relay knows why. */
   explain(error: EtcdError): EtcdError {
     const reason = this.#relay?.failure;
@@ -75,6 +82,14 @@ export class Endpoint {
     this.#client = undefined;
     this.#relay?.[Symbol.dispose]();
     this.#relay = undefined;
+    this.#http?.close();
+    this.#http = undefined;
+  }
+
+  #openHttp(): Deno.HttpClient {
+    const { ca, cert, key } = this.tls ? readFiles(this.tls) : {};
+    const own = cert && key ? { cert, key } : {};
+    return Deno.createHttpClient({ http1: false, http2: true, caCerts: ca ? [ca] : [], ...own });
   }
 
   #open(): grpc.Client {

@@ -33,10 +33,9 @@ export function readRange(
   limit: number,
   revision = 0,
 ): Promise<RangeResponse> {
-  return client.call("KV", "Range", { key: Buffer.from(from), range_end: Buffer.from(to), limit, revision }, {
+  return client.read("KV", "Range", { key: Buffer.from(from), range_end: Buffer.from(to), limit, revision }, {
     decode: decodeRangeResponse,
     timeoutMs: 60_000,
-    repeatable: true,
   });
 }
 

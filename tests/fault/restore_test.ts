@@ -4,6 +4,9 @@ import { crashed, events, streaming, strict } from "../support/run.ts";
 import { backupTools, type OwnEtcd, ownEtcd } from "../support/servers.ts";
 import { eventually, makeWorld, type Program, type World } from "../support/world.ts";
 import { quiet } from "../support/history.ts";
+import { runSteps, stepsUnder } from "../support/steps.ts";
+
+const disasters = Deno.readTextFileSync(new URL("../../docs/disasters.md", import.meta.url));
 
 const tools = await backupTools();
 /** Says in the tests' list what is missing. */
@@ -78,6 +81,29 @@ Deno.test(
         ["by SQL", "changed later", "made later", "stays"].map(world.key, world),
       );
       await assertWorks(world);
+    }),
+);
+
+Deno.test(
+  `what a restore has lost the mirror knows, and docs/disasters.md writes it back${back.name}`,
+  { ...strict, ignore: back.ignore },
+  () =>
+    withBackup(async ({ world, server }) => {
+      await server.stop();
+      await server.restore();
+      await server.start();
+      await eventually(async () => (await world.state())!.timeline === 2);
+      await assertMirrorsEtcd(world);
+      const steps = stepsUnder(disasters, "etcd is restored from a snapshot");
+      await runSteps(steps.filter(({ language }) => language === "sql"), world);
+      await assertMirrorsEtcd(world);
+      assert.deepEqual((await world.sql("select key, value from etcd order by key")).map(Object.values), [
+        [world.key("by SQL"), "late"],
+        [world.key("changed later"), "late"],
+        [world.key("deleted later"), "early"], // the restore has it again, nobody wrote it
+        [world.key("made later"), "late"],
+        [world.key("stays"), "early"],
+      ]);
     }),
 );
 

@@ -2,17 +2,12 @@ import assert from "node:assert/strict";
 import { installed, mirrored, refused, strict, wal } from "../support/schema.ts";
 import { makeWorld, type Session, type World } from "../support/world.ts";
 
-/** What a role is granted that reads and writes: the view and functions, no table. */
-const grants = [
-  "usage on schema public",
-  "select, insert, update, delete on etcd",
-  "select on etcd_history",
-  ...[
-    "etcd_get(text), etcd_get(text, bigint), etcd_list(text), etcd_at(bigint, bigint), etcd_get_all(text, bigint)",
-    "etcd_set(text, text, bigint), etcd_set(text, bytea, bigint), etcd_delete(text, bigint)",
-    "etcd_wait(bigint, interval), etcd_retry(bigint), etcd_discard(bigint)",
-  ].map((functions) => `execute on function ${functions}`),
-];
+const page = Deno.readTextFileSync(new URL("../../docs/sql.md", import.meta.url));
+
+/** What docs/sql.md grants a role that reads and writes: the views and functions, no table. */
+const grants = [...page.split("\n## Rights\n")[1].matchAll(/^grant ([^;]+) to app;$/gm)].map(([, what]) =>
+  what
+);
 
 const tables = [
   "etcd_kv",
@@ -116,6 +111,7 @@ Deno.test("the drain's functions and the parts of the writer's path are closed",
     "etcd_at",
     "etcd_delete",
     "etcd_discard",
+    "etcd_freshness",
     "etcd_get",
     "etcd_get_all",
     "etcd_list",
