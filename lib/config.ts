@@ -43,6 +43,8 @@ export interface Config extends Target {
   verifyEveryMs: number | null;
   /** undefined = no pages. */
   listen: Address | undefined;
+  /** The pages show keys and values. */
+  pageValues: boolean;
   /** All of it as it was given, and where. */
   settings: Settings;
 }
@@ -73,6 +75,7 @@ export function configOf(settings: Settings, env: Environment): Config {
     walLimit: value(settings, "wal-limit"),
     verifyEveryMs: value(settings, "verify-every"),
     listen: value(settings, "listen"),
+    pageValues: value(settings, "page-values"),
     settings,
   };
 }

@@ -15,6 +15,10 @@ export interface Pages {
   readyz: () => Verdict;
   /** What `etcd-pg-sync status --format json` says. */
   status: () => Promise<unknown>;
+  /** The page for people, and what belongs to it; undefined: the request is for none of it. */
+  site: (request: Request) => Promise<Response | undefined>;
+  /** Whether keys and values are shown. */
+  keys: boolean;
 }
 
 /** Version 0.0.4 of Prometheus' text format. */
@@ -23,6 +27,7 @@ const PROMETHEUS_TYPE = "text/plain; version=0.0.4; charset=utf-8";
 /** Serves the pages until it is disposed of. @throws {Fatal} where it cannot listen there */
 export function servePages({ hostname, port }: Address, pages: Pages, log: Log): AsyncDisposable {
   const stop = new AbortController();
+  const ownNames = pages.keys && isLoopback(hostname);
   const server = listen(hostname, port, () =>
     Deno.serve({
       hostname,
@@ -33,7 +38,10 @@ export function servePages({ hostname, port }: Address, pages: Pages, log: Log):
         log.debug({ error: (error as Error).message }, "a page could not be made");
         return text(500, "the page could not be made; the log says why at level debug");
       },
-    }, (request) => answer(request, pages)));
+    }, (request) =>
+      ownNames && !isLoopback(new URL(request.url).hostname)
+        ? text(421, "keys and values are shown on this machine only: ask for 'localhost'")
+        : answer(request, pages)));
   return {
     async [Symbol.asyncDispose]() {
       stop.abort(); // cuts off who still reads
@@ -59,6 +67,14 @@ function listen<T>(hostname: string, port: number, serve: () => T): T {
   }
 }
 
+/**
+ * Whether it means this machine. A foreign page can let its own name mean this machine too, and read all that is served
+ * under that name.
+ */
+function isLoopback(hostname: string): boolean {
+  return /^(localhost|127\.\d+\.\d+\.\d+|\[?::1\]?)$/i.test(hostname);
+}
+
 function show(hostname: string): string {
   return hostname.includes(":") ? `[${hostname}]` : hostname;
 }
@@ -67,11 +83,11 @@ async function answer(request: Request, pages: Pages): Promise<Response> {
   if (request.method !== "GET" && request.method !== "HEAD") {
     return text(405, "only GET and HEAD", { allow: "GET, HEAD" });
   }
-  return await page(new URL(request.url).pathname, pages); // of HEAD the server leaves the body out
+  return await page(request, pages); // of HEAD the server leaves the body out
 }
 
-async function page(path: string, pages: Pages): Promise<Response> {
-  switch (path) {
+async function page(request: Request, pages: Pages): Promise<Response> {
+  switch (new URL(request.url).pathname) {
     case "/metrics":
       return text(200, await pages.metrics(), { "content-type": PROMETHEUS_TYPE });
     case "/healthz":
@@ -81,7 +97,7 @@ async function page(path: string, pages: Pages): Promise<Response> {
     case "/status":
       return text(200, JSON.stringify(await pages.status(), null, 2), { "content-type": "application/json" });
     default:
-      return text(404, "pages: /metrics /healthz /readyz /status");
+      return await pages.site(request) ?? text(404, "pages: / /metrics /healthz /readyz /status");
   }
 }
 

@@ -46,12 +46,20 @@ export async function start(
   signal.addEventListener("abort", () => telemetry.vitals.stops(), { once: true });
   if (config.listen) {
     const { vitals } = telemetry;
-    const status = opened.use(new LiveStatus(live));
+    const { stream, pageValues: keys } = config;
+    const liveStatus = opened.use(new LiveStatus(live));
+    const status = () => liveStatus.read();
+    const { Site } = await import("./page/site.ts"); // a page that nobody can open is not loaded
+    const site = opened.use(
+      new Site({ stream, version, status, vitals, freshTimeoutMs, postgres, keys }),
+    );
     const pages = {
       metrics: page!,
       healthz: () => alive(vitals),
       readyz: () => ready(vitals, freshTimeoutMs()),
-      status: () => status.read(),
+      status,
+      site: (request: Request) => site.answer(request),
+      keys,
     };
     opened.use(servePages(config.listen, pages, log));
   }
@@ -72,7 +80,7 @@ class LiveStatus implements AsyncDisposable {
   constructor(live: Live) {
     this.#live = live;
     this.#config = live.config;
-    this.#reader = new StatusReader(statusTarget(live.config));
+    this.#reader = readerOf(live.config);
   }
 
   /** Who asks meanwhile gets the same answer. */
@@ -84,7 +92,7 @@ class LiveStatus implements AsyncDisposable {
     if (this.#config !== this.#live.config) {
       await this.#reader[Symbol.asyncDispose]();
       this.#config = this.#live.config;
-      this.#reader = new StatusReader(statusTarget(this.#config));
+      this.#reader = readerOf(this.#config);
     }
     return await this.#reader.read();
   }
@@ -92,4 +100,9 @@ class LiveStatus implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#reader[Symbol.asyncDispose]();
   }
+}
+
+/** Whoever can open a page sees it: keys only where that is wanted. */
+function readerOf(config: Config): StatusReader {
+  return new StatusReader(statusTarget(config, config.pageValues));
 }

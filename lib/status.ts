@@ -1,7 +1,8 @@
 /** Looking at both servers, one of which may be down; a running instance is not needed for it. */
 import { type Target, withoutSecrets } from "./config.ts";
-import { advise, exitOf } from "./core/advise.ts";
+import { advise, exitOf, type Seen } from "./core/advise.ts";
 import { keyText } from "./core/codec.ts";
+import { withoutKeys } from "./core/hide.ts";
 import type { EtcdSide, Failure, PostgresSide, Status } from "./core/status.ts";
 import { codeOf, sentence } from "./errors.ts";
 import type { EtcdOptions } from "./etcd/client.ts";
@@ -18,13 +19,15 @@ export interface StatusTarget {
   etcd: EtcdOptions;
   prefix: Uint8Array;
   freshTimeoutMs: number;
+  /** Whether keys of the mirrored data are told. */
+  keys: boolean;
 }
 
 /** A server that answers no sooner is one that hangs. */
 const STATEMENT_SECONDS = 5;
 
 /** What is looked at, on a session of its own that no holder's place is told by. */
-export function statusTarget(target: Target): StatusTarget {
+export function statusTarget(target: Target, keys = true): StatusTarget {
   const { stream, schema, postgresDsn, etcd, prefix, freshTimeoutMs } = target;
   return {
     stream,
@@ -38,6 +41,7 @@ export function statusTarget(target: Target): StatusTarget {
     etcd,
     prefix,
     freshTimeoutMs,
+    keys,
   };
 }
 
@@ -55,10 +59,10 @@ export class StatusReader implements AsyncDisposable {
 
   /** Never throws: what cannot be seen is a finding. */
   async read(): Promise<Status> {
-    const { stream, postgres: { schema }, prefix, freshTimeoutMs } = this.#target;
+    const { stream, postgres: { schema }, prefix, freshTimeoutMs, keys } = this.#target;
     // etcd's revision is read beside: a busy stream is some revisions ahead or behind by the time both are known
     const [postgres, etcd] = await Promise.all([this.#readPostgres(), this.#readEtcd()]);
-    const seen = {
+    const all: Seen = {
       at: new Date().toISOString(),
       stream,
       schema,
@@ -67,6 +71,7 @@ export class StatusReader implements AsyncDisposable {
       postgres,
       etcd,
     };
+    const seen = keys ? all : withoutKeys(all);
     const findings = advise(seen);
     const exit_code = exitOf(findings);
     return { ...seen, healthy: exit_code === 0, exit_code, findings };

@@ -41,7 +41,9 @@ for (const source of sources) await run("cp", "-r", join(root, source), stage);
 await writeJson("lib/build.json", { commit: Deno.env.get("COMMIT") || await commit() });
 const config = JSON.parse(await Deno.readTextFile(join(root, "deno.json")));
 const imported = await packages();
-const imports = Object.entries(config.imports).filter(([name]) => imported.has(name));
+const imports = Object.entries(config.imports).filter(([name]) =>
+  imported.has(name) || [...imported].some((specifier) => specifier.startsWith(`${name}/`))
+);
 await writeJson("deno.json", { ...config, imports: Object.fromEntries(imports), tasks: {} });
 await Deno.mkdir(dirname(resolve(root, output)), { recursive: true });
 await deno(

@@ -20,30 +20,41 @@ const SHOWN_LOSSES = 5;
 
 /** The whole screen, with a newline at its end. Pure. */
 export function screen(status: Status): string {
-  const { report } = status.postgres;
-  const lines = [
-    ...(report?.stream ? streamLines(status, report, report.stream) : []),
-    postgresLine(status),
-    ...etcdLines(status),
-  ];
   return [
     verdict(status),
     ...status.findings.flatMap(({ code, text, advice }) => ["", `${code} ${text}`, `        → ${advice}`]),
     "",
-    ...lines.map(([label, text]) => `${label.padEnd(LABEL)}${text}`),
+    ...facts(status).map(([label, text]) => `${label.padEnd(LABEL)}${text}`),
     "",
   ].join("\n");
 }
 
-function verdict({ stream, healthy, findings, at }: Status): string {
+/** How things stand, line by line; a line without a label goes on with what the one before it is about. */
+export function facts(status: Status): Line[] {
+  const { report } = status.postgres;
+  return [
+    ...(report?.stream ? streamLines(status, report, report.stream) : []),
+    postgresLine(status),
+    ...etcdLines(status),
+  ];
+}
+
+function verdict(status: Status): string {
+  const { stream, healthy, at } = status;
+  return `Stream '${stream}' is ${healthy ? "healthy" : "NOT healthy"}${findingCounts(status)} (${
+    timeText(at)
+  })`;
+}
+
+/** `: 2 problems, 1 warning`, and nothing where there are none. */
+export function findingCounts({ findings }: Status): string {
   const errors = findings.filter(({ severity }) => severity === "error").length;
   const warnings = findings.length - errors;
   const counts = [
     ...(errors > 0 ? [plural(errors, "problem")] : []),
     ...(warnings > 0 ? [plural(warnings, "warning")] : []),
   ];
-  const told = counts.length > 0 ? `: ${counts.join(", ")}` : "";
-  return `Stream '${stream}' is ${healthy ? "healthy" : "NOT healthy"}${told} (${timeText(at)})`;
+  return counts.length > 0 ? `: ${counts.join(", ")}` : "";
 }
 
 function streamLines(status: Status, report: StreamReport, stream: StreamState): Line[] {

@@ -203,9 +203,15 @@ export const SETTINGS = {
     group: "stream",
   },
   listen: {
-    what: "serve /metrics, /healthz, /readyz and /status there; ':9187' is this machine's own",
+    what: "serve a status page, /metrics, /healthz, /readyz and /status there; ':9187' is this machine's own",
     type: address,
     takes: "host:port",
+    group: "stream",
+  },
+  "page-values": {
+    what: "show keys and values on the status page, to whoever can open it",
+    type: toggle,
+    default: "false",
     group: "stream",
   },
   "verify-every": {

@@ -51,6 +51,7 @@ export class Telemetry {
 
   /** A commit of the mirror with events. `bytes`: of their keys and values. */
   committed(events: number, bytes: number, startedAt: number): void {
+    this.vitals.totals.mirrored += events;
     this.#counters.events.add(events, this.#stream);
     this.#counters.bytes.add(bytes, this.#stream);
     this.#counters.commit.record((performance.now() - startedAt) / 1_000, this.#stream);
@@ -62,6 +63,7 @@ export class Telemetry {
 
   /** A page of the scan is written. */
   scanned(keys: number): void {
+    this.vitals.totals.mirrored += keys;
     this.#counters.pages.add(1, this.#stream);
     this.#counters.keys.add(keys, this.#stream);
   }
@@ -75,7 +77,9 @@ export class Telemetry {
   drained(result: BatchResult, rows: number): void {
     const labels = { ...this.#stream, result };
     this.#counters.batches.add(1, labels);
-    if (result !== "refused") this.#counters.rows.add(rows, labels);
+    if (result === "refused") return;
+    this.vitals.totals[result] += rows;
+    this.#counters.rows.add(rows, labels);
   }
 
   changed(outcome: Outcome): void {

@@ -10,6 +10,14 @@ export const ROLES: Role[] = ["starting", "standby", "taking", "leader", "failin
 export type Leading = { state: State; revision: number };
 export type Paused = { readonly pausedAt: Date | null };
 
+/** What this process has done since it began, in events of etcd (and keys that a scan has read), and in writes from SQL. */
+export interface Totals {
+  mirrored: number;
+  success: number;
+  conflict: number;
+  failed: number;
+}
+
 /** Times are those of `performance.now()`, in milliseconds. */
 export class Vitals {
   /** When the loop was last heard of: it waits for nothing without a limit. */
@@ -22,6 +30,7 @@ export class Vitals {
   etcd: { revision: number; answeredAt: number } | null = null;
   /** The scan under way. */
   scan: { keys: number; remaining: number } | null = null;
+  readonly totals: Totals = { mirrored: 0, success: 0, conflict: 0, failed: 0 };
   #role: Role = "starting";
   #since = performance.now();
   /** Why it is failing, in words. */

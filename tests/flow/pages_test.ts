@@ -55,8 +55,8 @@ Deno.test("only reading, and only what there is", strict, async () => {
   await streaming(world, door.args);
   await door.untilReady(200);
   const url = `http://127.0.0.1:${door.port}`;
-  const other = await door.get("/");
-  assert.deepEqual([other.status, other.text], [404, "pages: /metrics /healthz /readyz /status\n"]);
+  const other = await door.get("/nothing");
+  assert.deepEqual([other.status, other.text], [404, "pages: / /metrics /healthz /readyz /status\n"]);
   for (const method of ["POST", "PUT", "DELETE"]) {
     const response = await fetch(`${url}/metrics`, { method });
     assert.deepEqual([response.status, response.headers.get("allow")], [405, "GET, HEAD"]);

@@ -1,5 +1,7 @@
 /** The pages of a running program, as a probe and Prometheus read them. */
 
+import type { View } from "../../lib/core/view.ts";
+import type { Sample as Point } from "../../lib/page/recorder.ts";
 import { freePort } from "../../lib/embedded/ready.ts";
 import { eventually } from "./eventually.ts";
 
@@ -10,18 +12,33 @@ export interface Sample {
   value: number;
 }
 
+type Decoder = TransformStream<Uint8Array, string>;
+
 export class Door {
   readonly port = freePort();
   /** For the program. */
   readonly args = ["--listen", `127.0.0.1:${this.port}`];
+  readonly url = `http://127.0.0.1:${this.port}`;
 
   async get(path: string): Promise<{ status: number; text: string; type: string | null }> {
-    const response = await fetch(`http://127.0.0.1:${this.port}${path}`);
+    const response = await fetch(`${this.url}${path}`);
     return {
       status: response.status,
       text: await response.text(),
       type: response.headers.get("content-type"),
     };
+  }
+
+  /** The first that the page is told when it is opened. */
+  async frame(): Promise<{ view: View; samples: Point[] }> {
+    const response = await fetch(`${this.url}/events`);
+    let text = "";
+    for await (const chunk of response.body!.pipeThrough(new TextDecoderStream() as Decoder)) {
+      text += chunk;
+      const [, view, samples] = /^event: view\ndata: (.*)\n\nevent: samples\ndata: (.*)\n\n/.exec(text) ?? [];
+      if (samples) return { view: JSON.parse(view), samples: JSON.parse(samples) };
+    }
+    throw new Error(`The feed ended after '${text}'`);
   }
 
   /** The probe's answer, once it has this status; and where `why` is given, once it says that. */

@@ -45,6 +45,7 @@ Deno.test("readConfig() reads what is right", strict, () => {
     retention: { walMs: 86_400_000, historyMs: null, eventMs: 90_000 },
     walLimit: 1_000_000,
     listen: undefined,
+    pageValues: false,
     oneWay: false,
     verifyEveryMs: 86_400_000,
   });

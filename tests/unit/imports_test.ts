@@ -94,6 +94,16 @@ const walls: { why: string; from: (path: string) => boolean; to: (path: string) 
     from: (path) => !within("lib/embedded/", "lib/command/start.ts", "lib/first_steps.ts")(path),
     to: within("lib/embedded/"),
   },
+  {
+    why: "only start makes the status page",
+    from: (path) => !within("lib/page/", "lib/start.ts")(path),
+    to: within("lib/page/"),
+  },
+  {
+    why: "the status page looks, and steers nothing",
+    from: within("lib/page/"),
+    to: within("lib/flow/", "lib/run.ts", "lib/start.ts", "lib/stream.ts", "lib/etcd/", "lib/control.ts"),
+  },
   { why: "SQL is for postgres/", from: (path) => !path.startsWith("lib/postgres/"), to: within("sql/") },
 ];
 

@@ -118,6 +118,7 @@ const wrongValues: Partial<Record<Name, string>> = {
   "wal-limit": "5",
   "verify-every": "often",
   listen: "somewhere",
+  "page-values": "some",
 };
 
 Deno.test("each setting says, from each source, what is wanted, and quotes what it got", strict, async () => {
