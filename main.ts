@@ -1,13 +1,17 @@
 /** etcd-pg-sync keeps a PostgreSQL database and an etcd keyspace in step, both ways. */
 import process from "node:process";
 import { Command } from "commander";
-import manifest from "./deno.json" with { type: "json" };
 import { addExamples } from "./lib/command/examples.ts";
 import { codeOf, EXIT, Fatal, kindOf, sentence } from "./lib/errors.ts";
+import { versionText } from "./lib/version.ts";
 
-const program = new Command("etcd-pg-sync")
+export const program = new Command("etcd-pg-sync")
   .description("Keeps a PostgreSQL database and an etcd keyspace in step, both ways.")
-  .version(manifest.version)
+  .option("-V, --version", "which build this is")
+  .on("option:version", () => {
+    console.log(`etcd-pg-sync ${versionText()}`);
+    Deno.exit(EXIT.done);
+  })
   .enablePositionalOptions() // else those of `config check` would be taken by `config`
   .exitOverride((error) => {
     throw error.exitCode === 0
@@ -29,7 +33,8 @@ const COMMANDS: [names: string[], load: () => Promise<Add>][] = [
   [[], async () => (await import("./lib/command/completion.ts")).addCompletion], // it is told of all of them
 ];
 
-async function addCommands(asked: string | undefined): Promise<void> {
+/** @param asked the first word; where it is no command, all of them */
+export async function addCommands(asked: string | undefined): Promise<void> {
   const one = COMMANDS.filter(([names]) => asked !== undefined && names.includes(asked));
   for (const [, load] of one.length > 0 ? one : COMMANDS) (await load())(program);
   addExamples(program);
@@ -41,7 +46,7 @@ if (import.meta.main) {
     await program.parseAsync(process.argv);
     Deno.exit(); // with Deno.exitCode, where a command has set it
   } catch (error) {
-    if ((error as { exitCode?: number }).exitCode === 0) Deno.exit(EXIT.done); // --help, --version
+    if ((error as { exitCode?: number }).exitCode === 0) Deno.exit(EXIT.done); // --help
     console.error(`etcd-pg-sync: ${sentence(error)} (${codeOf(error)})`);
     if (Deno.env.get("ETCD_PG_SYNC_STACK")) console.error(error);
     Deno.exit(EXIT[kindOf(error)]);

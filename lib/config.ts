@@ -125,7 +125,8 @@ function missing(name: string, what: string): never {
 
 function howToGive(name: string): string {
   const or = `${variableOf(name)} in the environment or '${name}' in the file`;
-  return `give --${name}, ${or}, or try 'start --embedded'`;
+  const attempt = Deno.build.standalone ? "" : ", or try 'start --embedded'"; // the binary has no right to
+  return `give --${name}, ${or}${attempt}`;
 }
 
 /** Checked here, so that a mistake is found at once; what `PG*` variables say is read with each connection. */

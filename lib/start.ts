@@ -1,5 +1,4 @@
 /** `start`: from a configuration to a running stream. */
-import manifest from "../deno.json" with { type: "json" };
 import type { Config } from "./config.ts";
 import { postgresOptions } from "./connect.ts";
 import { Hangups } from "./lifecycle.ts";
@@ -12,7 +11,9 @@ import { runStream } from "./run.ts";
 import { StatusReader, statusTarget } from "./status.ts";
 import { openTelemetry } from "./telemetry/open.ts";
 import { alive, ready } from "./telemetry/vitals.ts";
+import { Systemd } from "./systemd.ts";
 import { Troubles } from "./troubles.ts";
+import { version } from "./version.ts";
 
 /**
  * Runs until `signal` aborts.
@@ -34,7 +35,7 @@ export async function start(
   const { telemetry, page } = opened.use(
     await openTelemetry({
       stream: config.stream,
-      version: manifest.version,
+      version,
       freshTimeoutMs,
       postgres,
       log,
@@ -50,7 +51,7 @@ export async function start(
     const status = () => liveStatus.read();
     const { Site } = await import("./page/site.ts"); // a page that nobody can open is not loaded
     const site = opened.use(
-      new Site({ stream, version: manifest.version, status, vitals, freshTimeoutMs, postgres, keys }),
+      new Site({ stream, version, status, vitals, freshTimeoutMs, postgres, keys }),
     );
     const pages = {
       metrics: page!,
@@ -62,8 +63,10 @@ export async function start(
     };
     opened.use(servePages(config.listen, pages, log));
   }
+  const systemd = opened.use(new Systemd(telemetry.vitals, { freshTimeoutMs, signal, log }));
   const stream = await openStream(config, { log, troubles, telemetry, postgres }, opened);
-  hangups?.each(reloader(stream, live, reread!));
+  const reload = reread && reloader(stream, live, reread);
+  hangups?.each(() => systemd.during(reload!));
   await runStream(stream, signal);
 }
 

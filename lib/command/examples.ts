@@ -48,14 +48,20 @@ const EXAMPLES: Record<string, [what: string, line: string][]> = {
   ],
 };
 
+/** Of the command that is typed so; the lines are whole. */
+export function examplesOf(path: string[]): { what: string; line: string }[] {
+  const examples = EXAMPLES[path.join(" ")] ?? [];
+  return examples.map(([what, line]) => ({ what, line: `etcd-pg-sync ${line}` }));
+}
+
 /** Every command below `program` gets its examples; a new one is to bring some (a test asks for them). */
 export function addExamples(program: Command, path: string[] = []): void {
   for (const command of program.commands) {
     const own = [...path, command.name()];
     addExamples(command, own);
-    const examples = EXAMPLES[own.join(" ")];
-    if (!examples) continue;
-    const lines = examples.map(([what, line]) => `  # ${what}\n  etcd-pg-sync ${line}`);
+    const examples = examplesOf(own);
+    if (examples.length === 0) continue;
+    const lines = examples.map(({ what, line }) => `  # ${what}\n  ${line}`);
     command.addHelpText("after", `\nExamples:\n${lines.join("\n")}`);
   }
 }

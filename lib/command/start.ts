@@ -2,6 +2,7 @@
 import type { Command } from "commander";
 import { configOf, logOf, readConfig } from "../config.ts";
 import { startEmbedded } from "../embedded/embedded.ts";
+import { Fatal } from "../errors.ts";
 import { guardTransport } from "../etcd/guard.ts";
 import { firstSteps } from "../first_steps.ts";
 import { stopSignal } from "../lifecycle.ts";
@@ -33,6 +34,7 @@ async function run(flags: Flags): Promise<void> {
   await using opened = new AsyncDisposableStack();
   const embedded = flags.embedded || flags.embeddedDir;
   if (embedded) {
+    checkMayRun();
     const servers = opened.use(await startEmbedded({ dir: flags.embeddedDir, log, signal }));
     settings = {
       ...settings,
@@ -44,6 +46,15 @@ async function run(flags: Flags): Promise<void> {
   // at a terminal SIGHUP is its end, and that of the servers that were started for it
   await start(configOf(settings, env), log, signal, embedded ? undefined : () => readConfig(flags));
   log.info("stopped");
+}
+
+/** The binary may start no other program, which only a try of it needs. */
+function checkMayRun(): void {
+  if (Deno.permissions.querySync({ name: "run" }).state === "granted") return;
+  throw new Fatal(
+    "configuration",
+    "Cannot start '--embedded': this build has no right to start other programs; give '--postgres-dsn' and '--etcd-dsn', or run it from its sources by 'deno task start --embedded'",
+  );
 }
 
 function ofEmbedded(dsn: string) {

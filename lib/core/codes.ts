@@ -370,6 +370,13 @@ const NOTICES = {
     advice:
       "`etcd-pg-sync validate` does it now. The writer does it every `--verify-every`; its log says what kept it from it.",
   },
+  "EPS-722": {
+    name: "systemd-not-told",
+    meaning:
+      "The socket of `NOTIFY_SOCKET` cannot be used. A unit of `Type=notify` is taken for one that does not start.",
+    advice:
+      "`RuntimeDirectory=etcd-pg-sync` in the unit gives the program a folder for its end of it. The binary may use the sockets of systemd only, `/run/systemd/notify` and those under `/run/user`.",
+  },
 };
 
 const SQL = {

@@ -15,7 +15,10 @@ export interface Build {
   binary?: string;
 }
 
-const thisTree: Build = { root };
+/** The compiled binary that is tested in the place of the tree, by the same tests. */
+export const testedBinary = Deno.env.get("ETCD_PG_SYNC_TEST_BINARY") || undefined;
+
+const tested: Build = { root, binary: testedBinary };
 
 /** How the `start` task runs the program: `deno run <permissions> main.ts`. */
 function startFlags(): string[] {
@@ -24,7 +27,7 @@ function startFlags(): string[] {
   return words.slice(2, words.indexOf("main.ts"));
 }
 
-function spawn(args: string[], env: Record<string, string>, { root, binary } = thisTree): Deno.ChildProcess {
+function spawn(args: string[], env: Record<string, string>, { root, binary } = tested): Deno.ChildProcess {
   return new Deno.Command(binary ?? Deno.execPath(), {
     args: binary ? args : ["run", "--no-prompt", ...startFlags(), "main.ts", ...args],
     cwd: root,
@@ -67,7 +70,7 @@ export class Program implements AsyncDisposable {
   readonly #child: Deno.ChildProcess;
   #ended = false;
 
-  constructor(args: string[], env: Record<string, string> = {}, build: Build = thisTree) {
+  constructor(args: string[], env: Record<string, string> = {}, build: Build = tested) {
     this.#child = spawn(args, env, build);
     this.pid = this.#child.pid;
     this.status = this.#follow();

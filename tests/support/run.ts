@@ -7,8 +7,13 @@ import { eventually, type Program, type Row, type Session, type World } from "./
 export { strict } from "./schema.ts";
 
 /** Starts the program, and waits until the mirror is whole. */
-export async function streaming(world: World, args: string[] = [], timeoutMs = 20_000): Promise<Program> {
-  const program = world.program(args);
+export async function streaming(
+  world: World,
+  args: string[] = [],
+  timeoutMs = 20_000,
+  env: Record<string, string> = {},
+): Promise<Program> {
+  const program = world.program(args, env);
   await untilStreaming(world, program, timeoutMs);
   return program;
 }

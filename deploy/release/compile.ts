@@ -1,0 +1,93 @@
+/**
+ * The `compile` task: the program as one file, with no more rights than it needs.
+ *
+ * ```sh
+ * deno task compile                                        # build/etcd-pg-sync, for this machine
+ * deno task compile aarch64-unknown-linux-gnu build/arm64  # another target, another file
+ * ```
+ *
+ * It is compiled from a copy that has only the packages which the program itself imports, since `deno compile` embeds all
+ * that deno.json names; and its build.json names the commit (`COMMIT`, else that of git).
+ */
+import { dirname, join, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+
+const root = fileURLToPath(new URL("../..", import.meta.url));
+const stage = join(root, "build", "stage");
+
+/**
+ * It connects to whatever it is told to, and reads files and variables of any name. It writes only to systemd's socket, and
+ * starts no other program.
+ */
+const PERMISSIONS = [
+  "--no-prompt",
+  "--allow-net",
+  "--allow-env",
+  "--allow-read",
+  "--allow-write=/run/systemd/notify,/run/user,/run/etcd-pg-sync",
+  "--allow-sys=uid,gid,hostname,osUptime",
+];
+
+interface Module {
+  specifier: string;
+  dependencies?: { specifier: string; code?: unknown }[];
+}
+
+const [target, output = join("build", "etcd-pg-sync")] = Deno.args;
+const sources = ["main.ts", "lib", "sql", "deno.lock"];
+await Deno.remove(stage, { recursive: true }).catch(() => {}); // of the last time, if there is one
+await Deno.mkdir(stage, { recursive: true });
+for (const source of sources) await run("cp", "-r", join(root, source), stage);
+await writeJson("lib/build.json", { commit: Deno.env.get("COMMIT") || await commit() });
+const config = JSON.parse(await Deno.readTextFile(join(root, "deno.json")));
+const imported = await packages();
+const imports = Object.entries(config.imports).filter(([name]) =>
+  imported.has(name) || [...imported].some((specifier) => specifier.startsWith(`${name}/`))
+);
+await writeJson("deno.json", { ...config, imports: Object.fromEntries(imports), tasks: {} });
+await Deno.mkdir(dirname(resolve(root, output)), { recursive: true });
+await deno(
+  "compile",
+  "--quiet",
+  "--no-check", // by the gate; the copy lacks the types of packages
+  ...PERMISSIONS,
+  ...(target ? ["--target", target] : []),
+  "--output",
+  resolve(root, output),
+  "main.ts",
+);
+
+async function writeJson(path: string, value: unknown): Promise<void> {
+  await Deno.writeTextFile(join(stage, path), JSON.stringify(value, null, 2));
+}
+
+async function commit(): Promise<string | null> {
+  const describe = ["describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"];
+  const found = await run("git", "-C", root, ...describe).catch(() => ""); // no git, or no checkout
+  return found.trim() || null;
+}
+
+/** The names that main.ts and what it imports take from deno.json. */
+async function packages(): Promise<Set<string>> {
+  const { modules } = JSON.parse(await run(Deno.execPath(), "info", "--json", join(root, "main.ts")));
+  return new Set(
+    (modules as Module[]).flatMap(({ dependencies = [] }) =>
+      dependencies.filter(({ code }) => code).map(({ specifier }) => specifier)
+    ),
+  );
+}
+
+/** What the command writes. @throws where it fails */
+async function run(command: string, ...args: string[]): Promise<string> {
+  const { success, stdout, stderr } = await new Deno.Command(command, { args }).output();
+  const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
+  if (!success) throw new Error(`${command} ${args.join(" ")}: ${text(stderr)}`);
+  return text(stdout);
+}
+
+async function deno(...args: string[]): Promise<void> {
+  // DENORT_BIN is of this machine
+  const env: Record<string, string> = target && target !== Deno.build.target ? { DENORT_BIN: "" } : {};
+  const { code } = await new Deno.Command(Deno.execPath(), { args, cwd: stage, env }).spawn().status;
+  if (code !== 0) Deno.exit(code);
+}
