@@ -131,7 +131,12 @@ async function copyOfPostgres(world: World): Promise<() => Promise<void>> {
   return async () => {
     for (const table of tables) {
       await world.sql(`delete from ${table}`);
-      await world.sql(`insert into ${table} table copy_${table}`);
+      const [{ columns }] = await world.sql(
+        `select string_agg(quote_ident(attname), ', ') as columns from pg_attribute
+         where attrelid = $1::regclass and attnum > 0 and attgenerated = ''`,
+        [table],
+      );
+      await world.sql(`insert into ${table} (${columns}) select ${columns} from copy_${table}`);
     }
   };
 }
