@@ -1,11 +1,11 @@
 /** Calls to etcd: one server of the list at a time, the next one when it fails; a login when a token has ended. */
 import type { Buffer } from "node:buffer";
 import * as grpc from "@grpc/grpc-js";
-import { bulk, type BulkOptions } from "./bulk.ts";
 import { Endpoint, MAX_RECEIVE_BYTES, type TlsFiles } from "./endpoint.ts";
 import { EtcdError } from "./error.ts";
+import { type FetchOptions, fetchUnary } from "./fetch.ts";
 import { method, type Service } from "./protocol.ts";
-import { unary, type UnaryOptions } from "./unary.ts";
+import { CALL_TIMEOUT_MS, unary, type UnaryOptions } from "./unary.ts";
 
 export { EtcdError } from "./error.ts";
 
@@ -53,22 +53,19 @@ export class EtcdClient {
   }
 
   /**
-   * A read with a large answer.
+   * As `call`, where the answer is large, see lib/etcd/fetch.ts.
    * @throws {EtcdError} as `call`
    */
-  async read<Answer>(
+  async fetch<Answer>(
     service: Service,
     name: string,
     request: unknown,
-    options: Omit<BulkOptions<Answer>, "metadata" | "maxBytes">,
+    { repeatable = false, timeoutMs = CALL_TIMEOUT_MS, decode }: Omit<CallOptions<Answer>, "encode"> = {},
   ): Promise<Answer> {
-    return await this.#attempt(true, async (client, endpoint) => {
+    return await this.#attempt(repeatable, async (client, endpoint) => {
       const metadata = await this.#metadata(client, service);
-      return await bulk(endpoint.http(), service, name, request, {
-        ...options,
-        metadata,
-        maxBytes: MAX_RECEIVE_BYTES,
-      });
+      const options: FetchOptions<Answer> = { metadata, timeoutMs, decode, maxBytes: MAX_RECEIVE_BYTES };
+      return await fetchUnary(endpoint.http(), service, name, request, options);
     });
   }
 

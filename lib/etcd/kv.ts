@@ -33,10 +33,16 @@ export function readRange(
   limit: number,
   revision = 0,
 ): Promise<RangeResponse> {
-  return client.read("KV", "Range", { key: Buffer.from(from), range_end: Buffer.from(to), limit, revision }, {
-    decode: decodeRangeResponse,
-    timeoutMs: 60_000,
-  });
+  return client.fetch(
+    "KV",
+    "Range",
+    { key: Buffer.from(from), range_end: Buffer.from(to), limit, revision },
+    {
+      decode: decodeRangeResponse,
+      timeoutMs: 60_000,
+      repeatable: true,
+    },
+  );
 }
 
 export interface KeyRead {

@@ -4,13 +4,13 @@ import * as grpc from "@grpc/grpc-js";
 import { asEtcdError, EtcdError } from "./error.ts";
 import { method, methodPath, type Service } from "./protocol.ts";
 
-const CALL_TIMEOUT_MS = 10_000;
+export const CALL_TIMEOUT_MS = 10_000;
 
 export interface UnaryOptions<Answer> {
   metadata?: grpc.Metadata;
   /** With both, the protocol file is not needed. */
   encode?: (request: unknown) => Buffer;
-  decode?: (bytes: Buffer) => Answer;
+  decode?: (bytes: Uint8Array) => Answer;
   timeoutMs?: number;
 }
 

@@ -213,12 +213,13 @@ export class Session implements AsyncDisposable {
   }
 
   /**
-   * A transaction: committed when `work` returns, rolled back when it throws; run again, as a statement is, where a lock
-   * stands in its way. A patient one may take its time: its statements grow with what the schema holds, or with what
-   * they are given.
+   * A transaction: committed when `work` returns, rolled back when it throws. A patient one may take its time: its
+   * statements grow with what the schema holds, or with what they are given. `again`: where a lock stands in its way it
+   * is run again, as a statement outside of one is.
    */
-  async transaction<T>(work: () => Promise<T>, { patient = false } = {}): Promise<T> {
-    return await this.#unlocked(() => this.#transaction(work, patient));
+  async transaction<T>(work: () => Promise<T>, { patient = false, again = false } = {}): Promise<T> {
+    const once = () => this.#transaction(work, patient);
+    return again ? await this.#unlocked(once) : await once();
   }
 
   async #transaction<T>(work: () => Promise<T>, patient: boolean): Promise<T> {

@@ -153,7 +153,9 @@ export async function applyEvents(
     batch.freshAt,
   ];
   const apply = async () => expectOne(await session.run("apply-events", APPLY_EVENTS, values), place);
-  await (columns.keys.length > LARGE_BATCH ? session.transaction(apply, { patient: true }) : apply());
+  await (columns.keys.length > LARGE_BATCH
+    ? session.transaction(apply, { patient: true, again: true })
+    : apply());
 }
 
 const MOVE_CHECKPOINT = `${
@@ -314,7 +316,7 @@ export async function copyPage(
       await writeEvent(session, "key-skipped", at.timeline, { detail });
     }
     return copy.copied;
-  }).catch((error) => {
+  }, { again: true }).catch((error) => {
     if (error instanceof RangeNotEmpty) return null;
     throw error;
   });
@@ -353,7 +355,7 @@ export async function catchUp(
     );
     expectOne(rows, place);
     await writeEvent(session, "caught-up", at.timeline, { revision: at.revision, detail });
-  });
+  }, { again: true });
 }
 
 /** The probe as it is mirrored; null where there is none, or the row is another version by now. */

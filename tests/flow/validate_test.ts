@@ -281,15 +281,15 @@ class HeldPages extends EtcdClient {
   readonly release = this.#released.resolve;
   #pages = 0;
 
-  override async read<Answer>(
-    ...args: Parameters<typeof EtcdClient.prototype.read<Answer>>
+  override async fetch<Answer>(
+    ...args: Parameters<typeof EtcdClient.prototype.fetch<Answer>>
   ): Promise<Answer> {
     const { revision } = args[2] as { revision?: number };
     if (revision && ++this.#pages === 2) {
       this.asked.resolve();
       await this.#released.promise;
     }
-    return await super.read<Answer>(...args);
+    return await super.fetch<Answer>(...args);
   }
 }
 
