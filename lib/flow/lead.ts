@@ -44,7 +44,9 @@ export async function lead(stream: Stream, signal: AbortSignal): Promise<Leaders
   opened.defer(async () => {
     if (!lost.signal.aborted) await leavePlace(session, place).catch(() => {});
   });
-  const mirror = opened.use(await Session.open(stream.postgres));
+  // A crash of PostgreSQL takes the mirror's last commits away whole, checkpoint and data, and what is gone comes again
+  // from etcd. Its WAL is written in order: who has committed after a mirror that he saw has that mirror on disk too.
+  const mirror = opened.use(await Session.open({ ...stream.postgres, flushLater: true }));
   const drain = opened.use(await Session.open(stream.postgres));
   // who has lost the place waits for no answer any more
   lost.signal.addEventListener("abort", () => {

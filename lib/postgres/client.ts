@@ -39,6 +39,8 @@ export interface PostgresOptions {
   blocked?: (by: { pid: number; query: string }[]) => void;
   /** How long a statement may take, if not 30 s. */
   statementSeconds?: number;
+  /** Commits are answered before they are on disk, see lib/flow/lead.ts. */
+  flushLater?: boolean;
   /** The host that took writes the last time; set by `Session.open`, which tries it first. */
   lastHost?: PostgresHost;
 }
@@ -75,6 +77,10 @@ function settings(schema: string, statementSeconds: number): string {
     set tcp_keepalives_count to 2;`;
 }
 
+/** What was asked for beyond the default, replicas that have applied it for example, stays. */
+const FLUSH_LATER = `select set_config('synchronous_commit', 'off', false)
+  where current_setting('synchronous_commit') in ('on', 'local');`;
+
 /** One connection, on the stream's schema; statements are named, so each is planned once. */
 export class Session implements AsyncDisposable {
   readonly #client: pg.Client;
@@ -110,6 +116,7 @@ export class Session implements AsyncDisposable {
     const session = new Session(client, options);
     try {
       await session.script(settings(options.schema, session.#statementSeconds));
+      if (options.flushLater) await session.script(FLUSH_LATER);
     } catch (error) {
       await session[Symbol.asyncDispose]();
       throw error;
