@@ -19,7 +19,7 @@ import { isWaiting, park, settledWrites, type Settlement, turn, unpark } from ".
 import { type Leadership, markerKey, type Stream } from "../stream.ts";
 import { BatchTrace } from "../telemetry/batch_trace.ts";
 
-const POLL_FIRST_MS = 10;
+const POLL_FIRST_MS = 1;
 const POLL_MOST_MS = 1_000;
 const BUSY = next("streaming", "wal-waiting");
 const IDLE = next("draining", "wal-empty");

@@ -57,11 +57,13 @@ async function granted(env: Record<string, string> = {}): Promise<Granted> {
   return { world, etcd, role, flags, [Symbol.asyncDispose]: () => all.disposeAsync() };
 }
 
-/** What `config check` finds besides what is well. */
+/** What `config check` finds besides what is well; the bugs that a version of etcd is known for are not of the rights. */
 async function missing({ world, flags }: Granted, more: string[] = []): Promise<string[]> {
   const { stdout } = await world.run("config", ["check", ...flags, ...more, "--format", "json"]);
   const { findings } = JSON.parse(stdout) as { findings: { state: string; what: string }[] };
-  return findings.filter(({ state }) => state !== "ok").map(({ what }) => what);
+  return findings.filter(({ state, what }) => state !== "ok" && !what.includes("has a known bug")).map((
+    { what },
+  ) => what);
 }
 
 Deno.test("with the rights of the scripts, and no others, both ways work", loose, async () => {

@@ -66,7 +66,7 @@ Deno.test(
 Deno.test("a lock that a page waits for costs the scan no leadership", strict, async () => {
   await using world = await makeWorld();
   await world.etcd.put(world.key("a"), "1");
-  await installed(world);
+  await installed(world, { prefix: world.prefix });
   const release = await hold(world.session(), "lock table etcd_kv in share mode");
   const program = world.program();
   await program.until((line) => line.code === "EPS-706");

@@ -68,6 +68,9 @@ const FLAGS_OF_OTHERS = new Set([
   "--judge",
   "--quick",
   "--binary",
+  "--docs",
+  "--from",
+  "--short",
 ]);
 
 /** An anchor as GitHub makes it of a heading. */

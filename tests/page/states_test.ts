@@ -110,6 +110,7 @@ browserTest("disconnected, and right again by itself; another version brings its
   await using browser = await Browser.open();
   const visit = await browser.visit(door.url);
   await visit.untilText("#link", /^live$/);
+  await visit.untilText("#verdict", /^Healthy/); // the first proof comes within a second
   await visit.page.evaluate("document.body.dataset.mine = 'yes'");
   await killed(first);
   await visit.untilText("#link", /^disconnected since \d\d:\d\d:\d\dZ$/);

@@ -104,6 +104,16 @@ export interface HeldScan {
   release(): Promise<void>;
 }
 
+/** Of the lock that waits: whether a session of the program waits before it, and does not give up just now. */
+const BEHIND_THE_PROGRAM = `
+  select exists (
+    select from pg_locks p join pg_stat_activity a using (pid)
+    where not p.granted and p.relation = ours.relation and p.pid <> ours.pid and p.waitstart < ours.waitstart
+      and a.application_name like 'etcd-pg-sync%' and clock_timestamp() - p.waitstart < interval '600 ms'
+  ) as behind
+  from pg_locks ours join pg_stat_activity o using (pid)
+  where not ours.granted and ours.waitstart is not null and o.query = $1 and o.datname = current_database()`;
+
 export async function heldScan(world: World, args: string[] = []): Promise<HeldScan> {
   await installed(world, { prefix: world.prefix });
   const lock = "lock table etcd_kv in exclusive mode";
@@ -113,16 +123,29 @@ export async function heldScan(world: World, args: string[] = []): Promise<HeldS
   return {
     program,
     async nextStep() {
-      const next = world.session();
-      const held = hold(next, lock);
-      await eventually(async () =>
-        (await world.sql(
-          "select 1 from pg_stat_activity where query = $1 and wait_event_type = 'Lock' and datname = current_database()",
-          [lock],
-        )).length > 0
-      );
-      await release();
-      release = await held;
+      for (;;) {
+        const next = world.session();
+        const held = hold(next, lock);
+        held.catch(() => {}); // it may be cancelled
+        const [{ behind }] = await eventually(async () => {
+          const rows = await world.sql(BEHIND_THE_PROGRAM, [lock]);
+          return rows.length > 0 ? rows : undefined;
+        });
+        if (behind) {
+          await release();
+          release = await held;
+          return;
+        }
+        // the program has given up after its second, and stands behind us now
+        await world.sql(
+          "select pg_cancel_backend(pid) from pg_stat_activity where query = $1 and wait_event_type = 'Lock'",
+          [
+            lock,
+          ],
+        );
+        await held.catch(() => {});
+        await next.sql("rollback");
+      }
     },
     release: () => release(),
   };
