@@ -9,7 +9,7 @@ deno=${DENO:-deno}
 left_out="embedded readme world"
 files=""
 if [ "${2:-}" = --short ]; then
-  files="tests/flow/binary_test.ts tests/flow/systemd_test.ts tests/flow/one_way_test.ts"
+  files="tests/flow/binary_test.ts tests/flow/systemd_test.ts tests/fault/etcd_tls_test.ts"
 else
   for file in tests/flow/*_test.ts; do
     name=$(basename "$file" _test.ts)

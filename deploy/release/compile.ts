@@ -16,15 +16,15 @@ const root = fileURLToPath(new URL("../..", import.meta.url));
 const stage = join(root, "build", "stage");
 
 /**
- * It connects to whatever it is told to, and reads files and variables of any name. It writes only to systemd's socket, and
- * starts no other program.
+ * It connects to whatever it is told to, and reads files and variables of any name. It writes only to systemd's socket
+ * and, for the one that TLS needs on Deno before 2.7, to /tmp; it starts no other program.
  */
 const PERMISSIONS = [
   "--no-prompt",
   "--allow-net",
   "--allow-env",
   "--allow-read",
-  "--allow-write=/run/systemd/notify,/run/user,/run/etcd-pg-sync",
+  "--allow-write=/run/systemd/notify,/run/user,/run/etcd-pg-sync,/tmp",
   "--allow-sys=uid,gid,hostname,osUptime",
 ];
 

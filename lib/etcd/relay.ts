@@ -3,6 +3,27 @@
  * that only this user can open, and behind it Deno itself speaks TLS, which verifies names and addresses.
  */
 import { join } from "node:path";
+import * as grpc from "@grpc/grpc-js";
+import { EtcdError } from "./error.ts";
+
+/** Where a socket may be: the compiled program may write to these and to no others. */
+const PLACES = [Deno.env.get("RUNTIME_DIRECTORY"), Deno.env.get("XDG_RUNTIME_DIR"), "/tmp"];
+
+/** A new folder that nobody else may enter. */
+function makePrivateDir(): string {
+  for (const dir of PLACES.filter((place) => place !== undefined)) {
+    try {
+      return Deno.makeTempDirSync({ dir, prefix: "etcd-pg-sync-" });
+    } catch {
+      // it is not there, or not ours
+    }
+  }
+  throw new EtcdError(
+    grpc.status.UNAVAILABLE,
+    `no folder for a socket: wanted one of RUNTIME_DIRECTORY and /tmp`,
+    true,
+  );
+}
 
 export interface RelayOptions {
   hostname: string;
@@ -14,7 +35,7 @@ export interface RelayOptions {
 }
 
 export class TlsRelay implements Disposable {
-  readonly #dir = Deno.makeTempDirSync({ prefix: "etcd-pg-sync-" }); // nobody else may enter it
+  readonly #dir = makePrivateDir();
   readonly #listener: Deno.UnixListener;
   readonly #open = new Set<Deno.Conn>();
   /** Why the last connection failed; grpc knows only that it ended. */
