@@ -278,15 +278,16 @@ for each row when (new.txid is null) execute function etcd_wal_insert();
 -- The common case, the first write of a transaction with no base given, is two small statements of their own; all else
 -- is etcd_wal_write's. A SET clause would cost a tenth of it (before PostgreSQL 16 its end visits every setting), and so
 -- would one function more on the way, so the three are made from one text, and nothing in it is looked up by
--- search_path: every name is qualified, no operator is used.
+-- search_path: every name is qualified, no operator is used,
+-- and a null has its type: of an untyped one PostgreSQL thinks as of a text, and would prefer somebody's overload.
 do $do$
 declare
   f record;
 begin
   for f in select * from (values
-    ('etcd_set(key text, value text, revision bigint default null)', 'value, null', 'false', 'pg_catalog.octet_length(value)', 'Queues a put'),
-    ('etcd_set(key text, value bytea, revision bigint default null)', 'null, value', 'false', 'pg_catalog.octet_length(value)', 'Queues a put of bytes'),
-    ('etcd_delete(key text, revision bigint default null)', 'null, null', 'true', '0', 'Queues a delete')
+    ('etcd_set(key text, value text, revision bigint default null)', 'value, null::pg_catalog.bytea', 'false', 'pg_catalog.octet_length(value)', 'Queues a put'),
+    ('etcd_set(key text, value bytea, revision bigint default null)', 'null::pg_catalog.text, value', 'false', 'pg_catalog.octet_length(value)', 'Queues a put of bytes'),
+    ('etcd_delete(key text, revision bigint default null)', 'null::pg_catalog.text, null::pg_catalog.bytea', 'true', '0', 'Queues a delete')
   ) as f(signature, value, tombstone, bytes, what) loop
     execute format($make$
       create function %1$s returns bigint

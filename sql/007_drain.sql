@@ -136,9 +136,12 @@ begin
   from etcd_drain_claim_singles(_max_rows, _max_bytes, _max_transactions) s;
   <<headers>>
   for tx in
-    select * from etcd_wal_tx t where t.seq > coalesce(taken[cardinality(taken)], 0)
+    select * from etcd_wal_tx t where t.seq <> all (taken)
     order by t.seq limit least(_max_transactions, _max_rows) - cardinality(taken)
   loop
+    -- This is another snapshot. A transaction that committed between the two can come before one that is taken; to take
+    -- one behind it would send a later write of a key first.
+    exit headers when tx.seq < taken[cardinality(taken)];
     if tx.split_id is null then
       select array_agg(r.id order by r.id), array_agg(r.key order by r.id), array_agg(r.size order by r.id) into ids, keys, sizes
       from (

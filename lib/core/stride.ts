@@ -40,7 +40,7 @@ export class Stride {
     const size = common(first, last) + WINDOW;
     const width = Number(number(last, size) - number(first, size));
     const step = Math.ceil(width / count * wanted * stretch(this.#misses));
-    if (step === Infinity) return null;
+    if (!(step > 0 && step < Infinity)) return null;
     const end = number(from, size) + BigInt(step);
     return end >> BigInt(8 * size) ? null : textAfter(from, digits(end, size));
   }

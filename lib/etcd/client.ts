@@ -24,6 +24,9 @@ export interface CallOptions<Answer> extends Omit<UnaryOptions<Answer>, "metadat
   repeatable?: boolean;
 }
 
+/** fetch goes by these, and grpc-js not by all of them: the token would go to who runs the proxy. */
+const PROXIES = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"].flatMap((name) => [name, name.toLowerCase()]);
+
 /** The watch has a client of its own, so that a page never waits behind events. */
 export class EtcdClient {
   #options: EtcdOptions;
@@ -53,19 +56,24 @@ export class EtcdClient {
   }
 
   /**
-   * As `call`, where the answer is large, see lib/etcd/fetch.ts.
+   * As `call`, where the answer is large, see lib/etcd/fetch.ts. Not behind a proxy; and not with a CA of one's own, beside
+   * which fetch would trust all the others.
    * @throws {EtcdError} as `call`
    */
   async fetch<Answer>(
     service: Service,
     name: string,
     request: unknown,
-    { repeatable = false, timeoutMs = CALL_TIMEOUT_MS, decode }: Omit<CallOptions<Answer>, "encode"> = {},
+    options: Omit<CallOptions<Answer>, "encode"> = {},
   ): Promise<Answer> {
+    if (this.#options.tls?.ca || PROXIES.some((name) => Deno.env.get(name))) {
+      return await this.call(service, name, request, options);
+    }
+    const { repeatable = false, timeoutMs = CALL_TIMEOUT_MS, decode } = options;
     return await this.#attempt(repeatable, async (client, endpoint) => {
       const metadata = await this.#metadata(client, service);
-      const options: FetchOptions<Answer> = { metadata, timeoutMs, decode, maxBytes: MAX_RECEIVE_BYTES };
-      return await fetchUnary(endpoint.http(), service, name, request, options);
+      const how: FetchOptions<Answer> = { metadata, timeoutMs, decode, maxBytes: MAX_RECEIVE_BYTES };
+      return await fetchUnary(endpoint.http(), service, name, request, how);
     });
   }
 

@@ -74,6 +74,10 @@ async function readMessage(response: Response, maxBytes: number): Promise<Uint8A
     const details = decodeURIComponent(response.headers.get("grpc-message") ?? "");
     throw asEtcdError(Object.assign(new Error(details), { code: status, details }));
   }
+  if (!response.ok) {
+    await response.body?.cancel();
+    throw new EtcdError(grpc.status.UNAVAILABLE, `HTTP status ${response.status}`);
+  }
   const message = new Message(maxBytes);
   for await (const chunk of response.body ?? []) message.add(chunk);
   if (!message.whole) {
@@ -110,6 +114,7 @@ class Message {
 
   #begin(): void {
     const length = new DataView(this.#head.buffer).getUint32(1);
+    if (this.#head[0] !== 0) throw new EtcdError(grpc.status.INTERNAL, "an answer that is compressed");
     if (length > this.maxBytes) {
       throw new EtcdError(
         grpc.status.RESOURCE_EXHAUSTED,

@@ -310,6 +310,8 @@ export async function startTimeline(
   clusterId: string,
 ): Promise<void> {
   await session.transaction(async () => {
+    // on disk before the marker is bumped: the old timeline would not know the new marker as another history's
+    await session.run("flush-now", "set local synchronous_commit to on");
     const rows = await session.run(
       "start-timeline",
       `update etcd_sync_state set state = $3, timeline = timeline + 1, cluster_id = $4, revision = 0, scan_revision = 0,

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { claim, drainAll, lose, settle } from "../support/drain.ts";
 import { installed, refused, setGate, strict } from "../support/schema.ts";
-import { makeWorld, type Row, type World } from "../support/world.ts";
+import { eventually, makeWorld, type Row, type World } from "../support/world.ts";
 
 async function makeQueue(): Promise<World> {
   const world = await makeWorld();
@@ -461,3 +461,33 @@ for (
     },
   );
 }
+
+// What became visible between the claim's two statements was passed over, and a later write of its key taken: the older
+// value won, and all was well by the book.
+Deno.test("a claim takes nothing behind a transaction that became visible while it ran", strict, async () => {
+  await using world = await makeWorld();
+  await installed(world);
+  await world.sql(`
+    alter function etcd_drain_claim_singles(integer, bigint, integer) rename to claim_singles;
+    create function etcd_drain_claim_singles(a integer, b bigint, c integer)
+    returns table (ids bigint[], keys text[], bytes bigint) language plpgsql as $$
+    begin
+      return query select * from claim_singles(a, b, c);
+      perform pg_advisory_xact_lock(4711);
+    end $$`);
+  const [early, gate] = [world.session(), world.session()];
+  await early.sql("begin");
+  await early.sql("select etcd_set('/k', 'old')");
+  await world.sql("select etcd_set('/other', '1')");
+  await gate.sql("begin");
+  await gate.sql("select pg_advisory_xact_lock(4711)");
+  const claim = world.session().sql("select key, value from etcd_drain_claim(127, 1500000, 127)");
+  await eventually(async () =>
+    (await world.sql("select 1 from pg_locks where locktype = 'advisory' and objid = 4711 and not granted"))
+      .length > 0
+  );
+  await early.sql("commit");
+  await world.sql("select etcd_set('/k', 'new')");
+  await gate.sql("commit");
+  assert.deepEqual(await claim, [{ key: "/other", value: "1" }]);
+});

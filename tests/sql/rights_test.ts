@@ -240,3 +240,17 @@ for (const path of ["pg_temp, evil, public", "evil, pg_catalog, public"]) {
     );
   });
 }
+
+Deno.test("an overload that others make in the schema itself redirects nothing", strict, async () => {
+  await using given = await makeRole([...grants, "create on schema public"]);
+  const { app, world } = given;
+  for (const values of ["text, text", "bytea, text", "bytea, bytea"]) {
+    await app.sql(
+      `create function public.etcd_wal_write(text, ${values}, boolean, bigint, boolean, boolean, boolean, bigint)
+       returns bigint language plpgsql as $$ begin raise 'trapped'; end $$`,
+    );
+  }
+  const writes = ["etcd_set('/x', '1', 0)", "etcd_set('/y', '1'::bytea, 0)", "etcd_delete('/z', 0)"];
+  for (const write of writes) await app.sql(`select ${write}`);
+  assert.equal((await wal(world, "key")).length, 3);
+});

@@ -72,3 +72,15 @@ Deno.test("any keys are read, each once", strict, () => {
     ),
   );
 });
+
+Deno.test("a key that begins all others, which go on with zeros, ends in no error", strict, () => {
+  const counters = numbers(0, String).concat(
+    [bytes("/a/")],
+    Array.from(
+      { length: 600 },
+      (_, i) => new Uint8Array([...bytes("/a/"), ...new Uint8Array(14), i >> 8, i & 0xff]),
+    ),
+    [bytes("/b")],
+  ).toSorted(compareBytes);
+  assert.deepEqual(scan(counters, 601).read, counters);
+});
