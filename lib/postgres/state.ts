@@ -235,14 +235,17 @@ export async function showInstance(session: Session, streamId: string): Promise<
 /**
  * Ends the sessions of a holder whose lease has run out, or whose own session is gone (`freed`): one that waits for a
  * lock does not notice that its client has died, and keeps the state row locked. A commit that is at work, and waits
- * for nobody, comes to its end by itself. Pids come again, so only sessions of this program are ended.
+ * for nobody, comes to its end by itself; and who has said something just now is not frozen: it may stand between a
+ * statement and its commit. Pids come again, so only sessions of this program are ended.
  */
 export async function endHolder(session: Session, freed: boolean): Promise<void> {
   await session.run(
     "end-holder",
     `select pg_terminate_backend(a.pid) from etcd_sync_state s join pg_stat_activity a on a.pid = any (s.holder_pids)
      where ($1 or ${RUN_OUT} and not exists (select from pg_stat_activity w
-         where w.pid = any (s.holder_pids) and w.state = 'active' and coalesce(w.wait_event_type, '') not in ('Client', 'Lock')))
+         where w.pid = any (s.holder_pids) and w.application_name = a.application_name and w.datname = a.datname
+           and (w.state = 'active' and coalesce(w.wait_event_type, '') not in ('Client', 'Lock')
+             or w.state_change > clock_timestamp() - interval '2 seconds')))
        and a.application_name = current_setting('application_name')
        and a.datname = current_database() and a.pid <> pg_backend_pid()`,
     [freed],
