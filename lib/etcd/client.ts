@@ -54,8 +54,9 @@ export class EtcdClient {
   }
 
   /**
-   * As `call`, where much is moved: on a connection of its own, see lib/etcd/http2.ts. Not with a CA of one's own, where
-   * grpc-js can do it: beside it Deno's sockets trust all the others.
+   * As `call`, where much is moved: on a connection of its own, see lib/etcd/http2.ts. Not where grpc-js can do it and
+   * Deno's sockets cannot: beside a CA of one's own they trust all the others, and with a client's certificate they wait
+   * for Nagle's algorithm (lib/etcd/socket.ts).
    * @throws {EtcdError} as `call`
    */
   async direct<Answer>(
@@ -64,7 +65,8 @@ export class EtcdClient {
     message: Buffer,
     options: Omit<CallOptions<Answer>, "encode"> & { decode: (bytes: Uint8Array) => Answer },
   ): Promise<Answer> {
-    if (this.#options.tls?.ca && !OLD_HTTP2) {
+    const { ca, cert } = this.#options.tls ?? {};
+    if ((ca || cert) && !OLD_HTTP2) {
       return await this.call(service, name, null, { ...options, encode: () => message });
     }
     const { repeatable = false, timeoutMs = CALL_TIMEOUT_MS, decode } = options;

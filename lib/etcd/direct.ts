@@ -1,7 +1,8 @@
 /** One call of grpc on a connection of our own, see lib/etcd/http2.ts. */
 import * as grpc from "@grpc/grpc-js";
 import { asEtcdError, EtcdError } from "./error.ts";
-import { type Answer as Http2Answer, type Http2Connection, Http2Error, TooLargeError } from "./http2.ts";
+import type { Http2Connection } from "./http2.ts";
+import { type Answer as Http2Answer, Http2Error, TooLargeError } from "./http2_call.ts";
 
 export interface DirectOptions<Answer> {
   metadata: grpc.Metadata;
@@ -22,11 +23,10 @@ export async function directUnary<Answer>(
   const timer = setTimeout(() => late.abort(), timeoutMs);
   try {
     const headers = Object.entries(metadata.getMap()).map(([k, v]): [string, string] => [k, String(v)]);
-    return decode(
-      readAnswer(await connection.call(path, { headers, message, maxBytes, signal: late.signal })),
-    );
+    const answer = await connection.call(path, { headers, message, maxBytes, signal: late.signal });
+    return read(decode, readAnswer(answer));
   } catch (error) {
-    if (late.signal.aborted) {
+    if (error === late.signal.reason) {
       throw new EtcdError(grpc.status.DEADLINE_EXCEEDED, `no answer for ${timeoutMs / 1_000} s`);
     }
     if (error instanceof TooLargeError) throw new EtcdError(grpc.status.RESOURCE_EXHAUSTED, error.message);
@@ -44,11 +44,28 @@ function readAnswer({ headers, message }: Http2Answer): Uint8Array {
   if (status === undefined) {
     throw new EtcdError(grpc.status.UNAVAILABLE, `no answer of grpc (HTTP ${headers.get(":status")})`);
   }
-  const code = Number(status);
+  const code = /^\d+$/.test(status) ? Number(status) : grpc.status.UNKNOWN;
   if (code !== grpc.status.OK) {
-    const details = decodeURIComponent(headers.get("grpc-message") ?? "");
+    const details = readDetails(headers.get("grpc-message") ?? "");
     throw asEtcdError(Object.assign(new Error(details), { code, details }));
   }
   if (!message) throw new EtcdError(grpc.status.INTERNAL, "an answer without a message");
   return message;
+}
+
+function readDetails(encoded: string): string {
+  try {
+    return decodeURIComponent(encoded);
+  } catch {
+    return encoded; // as grpc-js
+  }
+}
+
+/** The server has carried the call out, and what it says of it is not to be read. */
+function read<Answer>(decode: (bytes: Uint8Array) => Answer, message: Uint8Array): Answer {
+  try {
+    return decode(message);
+  } catch (error) {
+    throw new EtcdError(grpc.status.INTERNAL, (error as Error).message);
+  }
 }

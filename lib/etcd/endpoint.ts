@@ -7,6 +7,7 @@ import { EtcdError } from "./error.ts";
 import { Http2Connection } from "./http2.ts";
 import { OLD_HTTP2 } from "./old_http2.ts";
 import { TlsRelay } from "./relay.ts";
+import { CONNECT_TIMEOUT_MS, denoTls, openSocket, type PemTexts, type Where } from "./socket.ts";
 import { unary } from "./unary.ts";
 
 /** Paths of PEM files; without a CA the system's are trusted. */
@@ -23,8 +24,6 @@ export interface TlsFiles {
  */
 export const MAX_RECEIVE_BYTES = 48 * 1024 * 1024;
 const MAX_SEND_BYTES = 256 * 1024 * 1024;
-/** A server that has not taken the connection by then is passed over. */
-const CONNECT_TIMEOUT_MS = 3_000;
 /** Where there is no connection, grpc answers at once, and says why. */
 const REASON_TIMEOUT_MS = 500;
 
@@ -94,26 +93,16 @@ export class Endpoint {
     this.#client = undefined;
     this.#relay?.[Symbol.dispose]();
     this.#relay = undefined;
-    this.#direct?.then((connection) => connection[Symbol.dispose](), () => {});
+    this.#direct?.then((connection) => connection.retire(), () => {});
     this.#direct = undefined;
   }
 
   async #openDirect(): Promise<Http2Connection> {
-    const { hostname, port } = this.#where();
-    if (this.tls) {
-      const tls = { ...denoTls(readFiles(this.tls)), alpnProtocols: ["h2"] };
-      return new Http2Connection(
-        await inTime(Deno.connectTls({ hostname, port, ...tls })),
-        "https",
-        this.address,
-      );
-    }
-    const socket = await inTime(Deno.connect({ hostname, port }));
-    socket.setNoDelay();
-    return new Http2Connection(socket, "http", this.address);
+    const socket = await openSocket(this.#where(), this.tls && readFiles(this.tls));
+    return new Http2Connection(socket, this.tls ? "https" : "http", this.address);
   }
 
-  #where(): { hostname: string; port: number } {
+  #where(): Where {
     const [, hostname, port] = /^\[?(.*?)\]?:(\d+)$/.exec(this.address)!;
     return { hostname, port: Number(port) };
   }
@@ -136,12 +125,6 @@ export class Endpoint {
   }
 }
 
-interface PemTexts {
-  ca?: string;
-  cert?: string;
-  key?: string;
-}
-
 function readFiles({ ca, cert, key }: TlsFiles): PemTexts {
   return { ca: readPem("cacert", ca), cert: readPem("cert", cert), key: readPem("key", key) };
 }
@@ -153,25 +136,6 @@ function readPem(name: string, path: string | undefined): string | undefined {
   } catch (error) {
     const reason = `${name} '${path}' cannot be read (${(error as Error).name})`;
     throw new EtcdError(grpc.status.UNAVAILABLE, reason, true);
-  }
-}
-
-/** As Deno's sockets take them. */
-function denoTls({ ca, cert, key }: PemTexts): { caCerts: string[]; cert?: string; key?: string } {
-  return { caCerts: ca ? [ca] : [], ...(cert && key && { cert, key }) };
-}
-
-/** A connection that comes too late is closed. */
-async function inTime<Conn extends Deno.Conn>(connecting: Promise<Conn>): Promise<Conn> {
-  const late = Promise.withResolvers<never>();
-  const timer = setTimeout(() => {
-    late.reject(new Error(`no connection within ${CONNECT_TIMEOUT_MS / 1_000} s`));
-    connecting.then((socket) => socket.close(), () => {});
-  }, CONNECT_TIMEOUT_MS);
-  try {
-    return await Promise.race([connecting, late.promise]);
-  } finally {
-    clearTimeout(timer);
   }
 }
 

@@ -6,9 +6,12 @@
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();
 
+/** A table of size 0 from here on, as a server may have asked for (RFC 7541, 4.2). */
+const NO_TABLE = 0x20;
+
 /** Without an index, and not compressed. */
 export function encodeHeaders(headers: Iterable<[name: string, value: string]>): Uint8Array {
-  const block: number[] = [];
+  const block = [NO_TABLE];
   for (const [name, value] of headers) block.push(0, ...text(name), ...text(value));
   return Uint8Array.from(block);
 }

@@ -6,61 +6,37 @@
  * The window is as wide as it may be: a message is taken up as it arrives, and one that is larger than it may be is given
  * up at its first bytes.
  */
+import {
+  concat,
+  ERROR,
+  FIRST_WINDOW,
+  FLAG,
+  FRAME,
+  frame,
+  FRAME_HEAD_BYTES,
+  type FrameHead,
+  opening,
+  readHead,
+  readUint32,
+  SETTING,
+  uint32,
+} from "./frame.ts";
 import { decodeHeaders, encodeHeaders } from "./hpack.ts";
+import { type Answer, Call, Http2Error } from "./http2_call.ts";
 
-const PREFACE = new TextEncoder().encode("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
-const HEAD_BYTES = 9;
-/** Of a message in grpc's stream: one byte of flags, four of length. */
-const MESSAGE_HEAD_BYTES = 5;
 const READ_BYTES = 512 * 1024;
-/** What a sender may assume before it is told. */
-const FIRST_WINDOW = 65_535;
-const WIDEST_WINDOW = 2 ** 31 - 1;
 /** Bytes received after which the window is opened again. */
 const GRANT_BYTES = 2 ** 28;
 const LAST_ID = 2 ** 31 - 1;
-/** A connection with a call under way that has been silent for this long is asked whether it is alive. */
-const PING_AFTER_MS = 10_000;
-const PING_TIMEOUT_MS = 5_000;
 
-const FRAME = {
-  DATA: 0,
-  HEADERS: 1,
-  RST_STREAM: 3,
-  SETTINGS: 4,
-  PING: 6,
-  GOAWAY: 7,
-  WINDOW_UPDATE: 8,
-  CONTINUATION: 9,
-} as const;
-const END_STREAM = 1;
-const ACK = 1;
-const END_HEADERS = 4;
-const PADDED = 8;
-const PRIORITY = 0x20;
-const SETTING = { HEADER_TABLE_SIZE: 1, ENABLE_PUSH: 2, INITIAL_WINDOW_SIZE: 4, MAX_FRAME_SIZE: 5 } as const;
-const NO_ERROR = 0;
-const REFUSED_STREAM = 7;
-const CANCEL = 8;
-
-/** Why a call has no answer. */
-export class Http2Error extends Error {
-  /** @param unsent the server has certainly not carried it out */
-  constructor(message: string, readonly unsent = false) {
-    super(message);
-    this.name = "Http2Error";
-  }
-}
-
-/** The answer is larger than it may be. */
-export class TooLargeError extends Error {}
-
-export interface Answer {
-  /** The headers and the trailers. */
-  headers: Map<string, string>;
-  /** Absent where the server answers with a status alone. */
-  message: Uint8Array | undefined;
-}
+/**
+ * How often it is looked whether a connection with a call under way was silent; after the second time in a row it is
+ * asked whether it lives, and at the fourth it is given up. Counted, not measured: where this program itself stood still,
+ * its timer comes before what waits in the socket, but only once.
+ */
+const PULSE_MS = 5_000;
+const PULSES_TO_ASK = 2;
+const PULSES_TO_DIE = 4;
 
 export interface CallOptions {
   headers: [name: string, value: string][];
@@ -88,22 +64,14 @@ export class Http2Connection implements Disposable {
   #frameBytes = 16_384;
   #wider = Promise.withResolvers<void>();
 
-  #spoke = performance.now();
+  /** Pulses since the server was heard. */
+  #silence = 0;
   #pulse: ReturnType<typeof setInterval> | undefined;
 
   /** @param socket by TLS with "h2" agreed on (https), or plain */
   constructor(socket: Deno.Conn, readonly scheme: "http" | "https", readonly authority: string) {
     this.#socket = socket;
-    const settings = [
-      [SETTING.HEADER_TABLE_SIZE, 0],
-      [SETTING.ENABLE_PUSH, 0],
-      [SETTING.INITIAL_WINDOW_SIZE, WIDEST_WINDOW],
-    ].flatMap(([id, value]) => [0, id, ...uint32(value)]);
-    this.#write(concat([
-      PREFACE,
-      frame(FRAME.SETTINGS, 0, 0, settings),
-      frame(FRAME.WINDOW_UPDATE, 0, 0, uint32(WIDEST_WINDOW - FIRST_WINDOW)),
-    ]));
+    this.#write(opening());
     this.#read();
   }
 
@@ -118,7 +86,7 @@ export class Http2Connection implements Disposable {
    */
   async call(path: string, { headers, message, maxBytes, signal }: CallOptions): Promise<Answer> {
     signal.throwIfAborted();
-    if (!this.usable) throw this.#closed ?? new Http2Error("the server takes no more calls", true);
+    if (!this.usable) throw new Http2Error(this.#closed?.message ?? "the server takes no more calls", true);
     const id = this.#nextId;
     this.#nextId += 2;
     const call = new Call(this.#callWindow, maxBytes);
@@ -132,13 +100,26 @@ export class Http2Connection implements Disposable {
     } finally {
       signal.removeEventListener("abort", aborted);
       this.#calls.delete(id);
-      if (!call.ended && !this.#closed) this.#write(frame(FRAME.RST_STREAM, 0, id, uint32(CANCEL)));
+      // also where the answer came before all was sent: the server need not wait for the rest
+      if (!call.over) this.#write(frame(FRAME.RST_STREAM, 0, id, uint32(ERROR.CANCEL)));
+      if (!call.sent) this.#wake();
       this.#watchPulse();
+      this.#closeIfLeft();
     }
+  }
+
+  /** Takes no more calls, and is closed when those under way have come to their end. */
+  retire(): void {
+    this.#leaving = true;
+    this.#closeIfLeft();
   }
 
   [Symbol.dispose](): void {
     this.#close(new Http2Error("the connection was closed"));
+  }
+
+  #closeIfLeft(): void {
+    if (this.#leaving && this.#calls.size === 0) this.#close(new Http2Error("the connection was left"));
   }
 
   /** The message in one write, as far as the server's windows reach, and the rest as they open. */
@@ -158,7 +139,7 @@ export class Http2Connection implements Disposable {
       ["content-type", "application/grpc"],
       ...headers,
     ]);
-    let parts = [frame(FRAME.HEADERS, END_HEADERS, id, block)];
+    let parts = [frame(FRAME.HEADERS, FLAG.END_HEADERS, id, block)];
     const body = concat([[0, ...uint32(message.length)], message]);
     for (let at = 0; at < body.length;) {
       const size = Math.min(body.length - at, this.#frameBytes, this.#window, call.window);
@@ -171,8 +152,8 @@ export class Http2Connection implements Disposable {
       }
       this.#window -= size;
       call.window -= size;
-      const flags = at + size === body.length ? END_STREAM : 0;
-      parts.push(frame(FRAME.DATA, flags, id, body.subarray(at, at += size)));
+      call.sent = at + size === body.length;
+      parts.push(frame(FRAME.DATA, call.sent ? FLAG.END_STREAM : 0, id, body.subarray(at, at += size)));
     }
     await this.#write(concat(parts));
   }
@@ -197,17 +178,26 @@ export class Http2Connection implements Disposable {
   async #read(): Promise<void> {
     try {
       for (;;) {
-        if (this.#to - this.#from < HEAD_BYTES) await this.#fill(HEAD_BYTES);
-        const head = this.#buffer.subarray(this.#from, this.#from += HEAD_BYTES);
-        const length = head[0] << 16 | head[1] << 8 | head[2];
-        const [, , , type, flags] = head;
-        const id = readUint32(head, 5) & 0x7fffffff;
-        if (type === FRAME.DATA) await this.#data(id, flags, length);
-        else await this.#control(id, type, flags, length);
+        const head = await this.#head();
+        if (head.type === FRAME.DATA) await this.#data(head);
+        else await this.#control(head);
       }
     } catch (error) {
       this.#close(error as Error);
     }
+  }
+
+  async #head(): Promise<FrameHead> {
+    if (this.#to - this.#from < FRAME_HEAD_BYTES) await this.#fill(FRAME_HEAD_BYTES);
+    const head = readHead(this.#buffer, this.#from);
+    this.#from += FRAME_HEAD_BYTES;
+    return head;
+  }
+
+  /** Valid until more is read. */
+  async #payload(length: number): Promise<Uint8Array> {
+    if (this.#to - this.#from < length) await this.#fill(length);
+    return this.#buffer.subarray(this.#from, this.#from += length);
   }
 
   /** Reads until `size` bytes are in the buffer. */
@@ -222,16 +212,16 @@ export class Http2Connection implements Disposable {
       const read = await this.#socket.read(this.#buffer.subarray(this.#to));
       if (read === null) throw new Http2Error("the server has ended the connection");
       this.#to += read;
-      this.#spoke = performance.now();
+      this.#silence = 0;
     }
   }
 
   /** Of a call that was given up only its bytes count. */
-  async #data(id: number, flags: number, length: number): Promise<void> {
+  async #data({ id, flags, length }: FrameHead): Promise<void> {
     const call = this.#calls.get(id);
     let left = length;
     let padding = 0;
-    if (flags & PADDED) {
+    if (flags & FLAG.PADDED) {
       if (this.#from === this.#to) await this.#fill(1);
       padding = this.#buffer[this.#from++];
       left--;
@@ -244,25 +234,24 @@ export class Http2Connection implements Disposable {
       this.#from += size;
       left -= size;
     }
-    if (flags & END_STREAM) call?.end();
+    if (flags & FLAG.END_STREAM) call?.end();
     this.#received += length;
     if (this.#received < GRANT_BYTES) return;
     this.#write(frame(FRAME.WINDOW_UPDATE, 0, 0, uint32(this.#received)));
     this.#received = 0;
   }
 
-  async #control(id: number, type: number, flags: number, length: number): Promise<void> {
-    if (this.#to - this.#from < length) await this.#fill(length);
-    const payload = this.#buffer.subarray(this.#from, this.#from += length);
+  async #control({ id, type, flags, length }: FrameHead): Promise<void> {
+    const payload = await this.#payload(length);
     switch (type) {
       case FRAME.HEADERS:
         return await this.#headers(id, flags, payload.slice());
       case FRAME.RST_STREAM:
         return this.#calls.get(id)?.reset(readUint32(payload, 0));
       case FRAME.SETTINGS:
-        return flags & ACK ? undefined : this.#settings(payload);
+        return flags & FLAG.ACK ? undefined : this.#settings(payload);
       case FRAME.PING:
-        if (!(flags & ACK)) this.#write(frame(FRAME.PING, ACK, 0, payload));
+        if (!(flags & FLAG.ACK)) this.#write(frame(FRAME.PING, FLAG.ACK, 0, payload));
         return;
       case FRAME.GOAWAY:
         return this.#goAway(readUint32(payload, 0) & 0x7fffffff, readUint32(payload, 4));
@@ -273,21 +262,18 @@ export class Http2Connection implements Disposable {
 
   /** The block may go on in frames that follow at once. */
   async #headers(id: number, flags: number, payload: Uint8Array): Promise<void> {
-    const padding = flags & PADDED ? payload[0] : 0;
-    const begin = (flags & PADDED ? 1 : 0) + (flags & PRIORITY ? 5 : 0);
+    const padding = flags & FLAG.PADDED ? payload[0] : 0;
+    const begin = (flags & FLAG.PADDED ? 1 : 0) + (flags & FLAG.PRIORITY ? 5 : 0);
     let block = payload.subarray(begin, payload.length - padding);
-    for (let last = (flags & END_HEADERS) !== 0; !last;) {
-      if (this.#to - this.#from < HEAD_BYTES) await this.#fill(HEAD_BYTES);
-      const head = this.#buffer.slice(this.#from, this.#from += HEAD_BYTES);
-      const length = head[0] << 16 | head[1] << 8 | head[2];
-      if (head[3] !== FRAME.CONTINUATION) throw new Http2Error("headers that do not go on");
-      if (this.#to - this.#from < length) await this.#fill(length);
-      block = concat([block, this.#buffer.subarray(this.#from, this.#from += length)]);
-      last = (head[4] & END_HEADERS) !== 0;
+    for (let last = (flags & FLAG.END_HEADERS) !== 0; !last;) {
+      const next = await this.#head();
+      if (next.type !== FRAME.CONTINUATION) throw new Http2Error("headers that do not go on");
+      block = concat([block, await this.#payload(next.length)]);
+      last = (next.flags & FLAG.END_HEADERS) !== 0;
     }
     const call = this.#calls.get(id);
     call?.head(decodeHeaders(block));
-    if (flags & END_STREAM) call?.end();
+    if (flags & FLAG.END_STREAM) call?.end();
   }
 
   #settings(payload: Uint8Array): void {
@@ -299,7 +285,7 @@ export class Http2Connection implements Disposable {
       for (const call of this.#calls.values()) call.window += value - this.#callWindow;
       this.#callWindow = value;
     }
-    this.#write(frame(FRAME.SETTINGS, ACK, 0, []));
+    this.#write(frame(FRAME.SETTINGS, FLAG.ACK, 0, []));
     this.#wake();
   }
 
@@ -316,12 +302,12 @@ export class Http2Connection implements Disposable {
     this.#wider = Promise.withResolvers();
   }
 
-  /** Calls above `last` were not looked at. */
+  /** Calls above `last` were not looked at, nor will be (RFC 9113, 6.8); those up to it may have been carried out. */
   #goAway(last: number, code: number): void {
-    this.#leaving = true;
-    const error = new Http2Error(`the server goes away (${code})`, true);
-    for (const [id, call] of this.#calls) if (id > last) call.reject(error);
-    if (code !== NO_ERROR) this.#close(new Http2Error(`the server goes away (${code})`));
+    const reason = `the server goes away (${code})`;
+    for (const [id, call] of this.#calls) if (id > last) call.drop(new Http2Error(reason, true));
+    if (code === ERROR.NO_ERROR) this.retire();
+    else this.#close(new Http2Error(reason));
   }
 
   #close(error: Error): void {
@@ -344,105 +330,14 @@ export class Http2Connection implements Disposable {
       clearInterval(this.#pulse);
       this.#pulse = undefined;
     } else if (this.#pulse === undefined) {
-      this.#spoke = performance.now();
-      this.#pulse = setInterval(() => this.#feelPulse(), PING_TIMEOUT_MS);
+      this.#silence = 0;
+      this.#pulse = setInterval(() => this.#feelPulse(), PULSE_MS);
     }
   }
 
   #feelPulse(): void {
-    const silent = performance.now() - this.#spoke;
-    if (silent > PING_AFTER_MS + PING_TIMEOUT_MS) this.#close(new Http2Error("the connection is dead"));
-    else if (silent > PING_AFTER_MS) this.#write(frame(FRAME.PING, 0, 0, new Uint8Array(8)));
+    this.#silence++;
+    if (this.#silence === PULSES_TO_ASK) this.#write(frame(FRAME.PING, 0, 0, new Uint8Array(8)));
+    else if (this.#silence >= PULSES_TO_DIE) this.#close(new Http2Error("the connection is dead"));
   }
-}
-
-/** One call under way: puts its answer together. */
-class Call {
-  readonly headers = new Map<string, string>();
-  readonly #answer = Promise.withResolvers<Answer>();
-  readonly #messageHead = new Uint8Array(MESSAGE_HEAD_BYTES);
-  #at = 0;
-  #message: Uint8Array | undefined;
-  ended = false;
-
-  /** @param window bytes that the server takes of it */
-  constructor(public window: number, readonly maxBytes: number) {}
-
-  get answer(): Promise<Answer> {
-    return this.#answer.promise;
-  }
-
-  reject(error: unknown): void {
-    this.#answer.reject(error);
-  }
-
-  head(headers: Map<string, string>): void {
-    for (const [name, value] of headers) this.headers.set(name, value);
-  }
-
-  add(data: Uint8Array): void {
-    let rest = data;
-    if (this.#at < MESSAGE_HEAD_BYTES) {
-      const head = data.subarray(0, MESSAGE_HEAD_BYTES - this.#at);
-      this.#messageHead.set(head, this.#at);
-      this.#at += head.length;
-      rest = data.subarray(head.length);
-      if (this.#at === MESSAGE_HEAD_BYTES) this.#begin();
-    }
-    if (rest.length === 0 || !this.#message) return;
-    if (this.#at - MESSAGE_HEAD_BYTES + rest.length > this.#message.length) {
-      return this.reject(new Http2Error("more than one message"));
-    }
-    this.#message.set(rest, this.#at - MESSAGE_HEAD_BYTES);
-    this.#at += rest.length;
-  }
-
-  end(): void {
-    this.ended = true;
-    const whole = this.#message && this.#at === MESSAGE_HEAD_BYTES + this.#message.length;
-    if (this.#at > 0 && !whole) this.reject(new Http2Error("the answer ended before its end"));
-    this.#answer.resolve({ headers: this.headers, message: this.#message });
-  }
-
-  /** After its end it means that the server does not read on. */
-  reset(code: number): void {
-    if (this.ended) return;
-    this.ended = true;
-    this.reject(new Http2Error(`the server has reset the call (${code})`, code === REFUSED_STREAM));
-  }
-
-  #begin(): void {
-    const length = readUint32(this.#messageHead, 1);
-    if (this.#messageHead[0] !== 0) return this.reject(new Http2Error("an answer that is compressed"));
-    if (length > this.maxBytes) {
-      return this.reject(new TooLargeError(`an answer of ${length} bytes, the limit is ${this.maxBytes}`));
-    }
-    this.#message = new Uint8Array(length);
-  }
-}
-
-function frame(type: number, flags: number, id: number, payload: ArrayLike<number>): Uint8Array {
-  const { length } = payload;
-  const out = new Uint8Array(HEAD_BYTES + length);
-  out.set([length >> 16, length >> 8 & 255, length & 255, type, flags, ...uint32(id)]);
-  out.set(payload, HEAD_BYTES);
-  return out;
-}
-
-function uint32(value: number): number[] {
-  return [value >>> 24, value >>> 16 & 255, value >>> 8 & 255, value & 255];
-}
-
-function readUint32(bytes: Uint8Array, at: number): number {
-  return (bytes[at] << 24 | bytes[at + 1] << 16 | bytes[at + 2] << 8 | bytes[at + 3]) >>> 0;
-}
-
-function concat(parts: ArrayLike<number>[]): Uint8Array {
-  const out = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    out.set(part, at);
-    at += part.length;
-  }
-  return out;
 }

@@ -31,6 +31,7 @@ export interface WatchResponse {
 }
 
 const text = new TextDecoder();
+const ENDS_EARLY = "Cannot read etcd's answer: it ends within a number";
 
 export class Reader {
   constructor(readonly bytes: Uint8Array, public at: number, readonly end: number) {}
@@ -47,6 +48,7 @@ export class Reader {
       const byte = this.bytes[this.at++];
       value += (byte & 0x7f) * scale;
       if (byte < 0x80) return value;
+      if (this.at >= this.bytes.length) throw new Error(ENDS_EARLY);
       scale *= 128;
     }
   }
@@ -58,6 +60,7 @@ export class Reader {
       const byte = this.bytes[this.at++];
       value |= BigInt(byte & 0x7f) << shift;
       if (byte < 0x80) return value;
+      if (this.at >= this.bytes.length) throw new Error(ENDS_EARLY);
     }
   }
 
