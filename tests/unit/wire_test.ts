@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { Etcd3 } from "etcd3";
 import fc from "fast-check";
-import { decodeRangeResponse, decodeWatchResponse } from "../../lib/etcd/wire.ts";
+import { decodeRangeResponse, decodeTxnResponse, decodeWatchResponse } from "../../lib/etcd/wire.ts";
 
 const strict = { sanitizeOps: true, sanitizeResources: true };
 
@@ -143,6 +143,41 @@ Deno.test(
     );
   },
 );
+
+Deno.test("decodeTxnResponse() reads what protobufjs writes", strict, async () => {
+  const { responseSerialize } = await method("KV", "Txn");
+  const read = fc.record({ header, kvs: fc.array(keyValue, { maxLength: 1 }), count: revision.map(String) });
+  const response = fc.oneof(
+    read.map((response_range) => ({ response_range })),
+    fc.record({ response_put: fc.record({ header, prev_kv: keyValue }) }),
+    fc.record({ response_delete_range: fc.record({ header, deleted: revision.map(String) }) }),
+  );
+  const message = fc.record({
+    header,
+    succeeded: fc.boolean(),
+    responses: fc.array(response, { maxLength: 5 }),
+  });
+  fc.assert(
+    fc.property(message, (answer) => {
+      assert.deepEqual(decodeTxnResponse(responseSerialize(answer)), {
+        header: { clusterId: answer.header.cluster_id, revision: Number(answer.header.revision) },
+        succeeded: answer.succeeded,
+        found: answer.responses.map((each) =>
+          "response_range" in each ? Number(each.response_range.kvs[0]?.mod_revision ?? 0) : 0
+        ),
+      });
+    }),
+    { numRuns: 1_000 },
+  );
+});
+
+Deno.test("an answer that ends within a number is an error, at once", strict, () => {
+  for (const bytes of [[8], [8, 0x80], [0x80], [0xa0, 1, 0x80], [10, 2, 8, 0x80]]) {
+    for (const decode of [decodeRangeResponse, decodeTxnResponse, decodeWatchResponse]) {
+      assert.throws(() => decode(Uint8Array.from(bytes)), /ends within a number/, String(bytes));
+    }
+  }
+});
 
 Deno.test("an empty message is one with every field at its default", strict, () => {
   const { keys, ...range } = decodeRangeResponse(new Uint8Array());
