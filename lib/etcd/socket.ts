@@ -1,5 +1,5 @@
 /** Deno's sockets to a server, for lib/etcd/http2.ts. */
-import { lookup } from "node:dns/promises";
+import dns from "node:dns/promises";
 
 /** A server that has not taken the connection by then is passed over. */
 export const CONNECT_TIMEOUT_MS = 3_000;
@@ -48,7 +48,7 @@ async function openTls(where: Where, pems: PemTexts): Promise<Deno.TlsConn> {
 
 /** One address of the name after another: Deno 2.6 tries only the first, and of `localhost` that may be ::1. */
 async function openTcp({ hostname, port }: Where): Promise<Deno.TcpConn> {
-  const addresses = await inTime(lookup(hostname, { all: true }), CONNECT_TIMEOUT_MS);
+  const addresses = await inTime(dns.lookup(hostname, { all: true }), CONNECT_TIMEOUT_MS);
   let failure: unknown;
   for (const { address } of addresses) {
     try {

@@ -17,15 +17,15 @@ export class Peer implements Disposable {
 
   private constructor(readonly connection: Http2Connection, readonly socket: Deno.TcpConn) {}
 
-  /** Both ends; the opening of the client is read, and none is sent. */
-  static async connect(): Promise<Peer> {
+  /** Both ends; the opening of the client is read, and none is sent. `byByte`: the client reads one byte at a time. */
+  static async connect({ byByte = false } = {}): Promise<Peer> {
     using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
     const [client, socket] = await Promise.all([
       Deno.connect({ port: listener.addr.port }),
       listener.accept(),
     ]);
     socket.setNoDelay();
-    const peer = new Peer(new Http2Connection(client, "http", "peer"), socket);
+    const peer = new Peer(new Http2Connection(byByte ? slowReader(client) : client, "http", "peer"), socket);
     await peer.#take(PREFACE_BYTES);
     await peer.next(FRAME.SETTINGS);
     await peer.next(FRAME.WINDOW_UPDATE);
@@ -87,6 +87,11 @@ export class Peer implements Disposable {
     this.#bytes = this.#bytes.subarray(size);
     return taken;
   }
+}
+
+function slowReader(socket: Deno.TcpConn): Deno.Conn {
+  const read = socket.read.bind(socket);
+  return Object.assign(socket, { read: (into: Uint8Array) => read(into.subarray(0, 1)) });
 }
 
 export const HEAD = encodeHeaders([[":status", "200"], ["content-type", "application/grpc"]]);
