@@ -46,6 +46,7 @@ export class Call {
     return this.#dropped || this.#ended && this.sent;
   }
 
+  /** After the answer it changes nothing. */
   reject(error: unknown): void {
     this.#answer.reject(error);
   }
@@ -91,7 +92,7 @@ export class Call {
 
   drop(error: Http2Error): void {
     this.#dropped = true;
-    if (!this.#ended) this.reject(error);
+    this.reject(error);
   }
 
   #begin(): void {

@@ -338,6 +338,9 @@ Deno.test(
 
 Deno.test("a call that is given up while it waits for the window sends no more", strict, async () => {
   using peer = await Peer.connect();
+  // the call's own window is wide: only the connection's holds it
+  await peer.write(settings(SETTING.INITIAL_WINDOW_SIZE, 1_000_000));
+  await peer.next(FRAME.SETTINGS);
   const given = new AbortController();
   const sent = call(peer, new Uint8Array(100_000), { signal: given.signal });
   const { id } = await peer.next(FRAME.HEADERS);
