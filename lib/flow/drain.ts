@@ -67,10 +67,9 @@ export async function drain(
         maxTransactions: alone ? 1 : stream.settings.limits.maxRows,
       };
       const settlement: Settlement = sent?.settlement ?? { kind: "none" };
-      const rows = await turn(leadership.drain, place, batch.id, settlement, limits, {
-        busy: BUSY,
-        idle: IDLE,
-      });
+      const turning = turn(leadership.drain, place, batch.id, settlement, limits, { busy: BUSY, idle: IDLE });
+      leadership.turning = over(turning);
+      const rows = await turning;
       if (sent) tellSettled(stream, batch.id, sent, began);
       sent = null;
       if (rows.length === 0) {
@@ -92,6 +91,11 @@ export async function drain(
     sent?.trace.lost(error);
     throw error;
   }
+}
+
+/** Until it has come to its end, whichever. */
+async function over(work: Promise<unknown>): Promise<void> {
+  await Promise.allSettled([work]);
 }
 
 /** A batch that is not settled yet. */

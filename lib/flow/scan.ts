@@ -14,6 +14,9 @@
  *
  *   page read @10 (has k) ── event: delete k @11 applied ── page merged: k is back, and no event will take it away
  *
+ * In a resync few rows differ, so the rows of a page's range are read beside it, and only what differs is merged. The scan
+ * is the only writer of these rows: between its reading and its merge nothing changes them.
+ *
  * The next page is read ahead while this one is written, so a merge looks at the tombstones since (MERGE_PAGE), and the
  * copy into an empty range, which does not look, is used only if no event was applied since the page was asked for.
  */
@@ -39,6 +42,7 @@ import {
   moveCheckpoint,
   type PageCommit,
 } from "../postgres/mirror.ts";
+import { diffPage } from "../postgres/page_diff.ts";
 import { Progress } from "../progress.ts";
 import { type Leadership, prefixRange, type Stream } from "../stream.ts";
 import { inSpan } from "../telemetry/telemetry.ts";
@@ -81,6 +85,8 @@ class Scan implements AsyncDisposable {
   readonly #progress: Progress;
   #follower: Follower | undefined;
   #probe: Probe | null = null;
+  /** The range of the last page held rows, so the next one's will. */
+  #held = false;
   /** Counts the batches of events applied: a page knows whether one came after it was asked for. */
   #applied = 0;
   readonly totals = { pages: 0, keys: 0, written: 0, deleted: 0 };
@@ -164,7 +170,7 @@ class Scan implements AsyncDisposable {
   ): Promise<ScanOutcome | null> {
     const { at } = this.#lead;
     const commit = { page, revision, cursor };
-    const written = (undisturbed ? await this.#copy(commit) : null) ?? await this.#merge(commit);
+    const written = (undisturbed && !this.#held ? await this.#copy(commit) : null) ?? await this.#merge(commit);
     if (written === "history-replaced") return written;
     at.revision = revision;
     at.scanRevision = Math.max(at.scanRevision, page.revision);
@@ -189,14 +195,18 @@ class Scan implements AsyncDisposable {
   async #copy(commit: PageCommit): Promise<Written | null> {
     const { mirror, place, at } = this.#lead;
     const copied = await copyPage(mirror, place, at, commit, this.#stream.select);
+    this.#held = copied === null;
     if (copied) this.totals.written += copied.rows;
     return copied;
   }
 
   async #merge(commit: PageCommit): Promise<Written | "history-replaced"> {
     const { mirror, place, at } = this.#lead;
-    const { columns, skipped } = foldPage(commit.page.keys, this.#stream.select);
-    const merged = await mergePage(mirror, place, at, { ...commit, columns, skipped });
+    const { select } = this.#stream;
+    const diff = await diffPage(mirror, commit.page, select, at.timeline);
+    this.#held = diff === null || diff.rows > 0;
+    const { columns, skipped } = foldPage(diff?.differing ?? commit.page.keys, select);
+    const merged = await mergePage(mirror, place, at, { ...commit, columns, skipped, gone: diff?.gone });
     if (merged.kind === "another-history") {
       this.#stream.log.warn(
         { code: "EPS-612", key: merged.key, revision: commit.page.revision },
@@ -206,7 +216,7 @@ class Scan implements AsyncDisposable {
     }
     this.totals.written += merged.put;
     this.totals.deleted += merged.deleted;
-    return { newest: newestRow(columns), skipped };
+    return { newest: diff ? diff.newest : newestRow(columns), skipped };
   }
 
   /** Applies what the watch has brought, and says how it ended if it did. */
