@@ -34,8 +34,9 @@ printf 'etcd-pg-sync (%s) stable; urgency=medium\n\n  * Release %s, see changelo
   "$version" "$version" "$contact" "$date" | pack $doc/changelog.Debian.gz
 program() { $deno run --quiet --no-prompt --allow-read --allow-env --allow-sys "$@"; }
 program deploy/release/man.ts | pack /usr/share/man/man1/etcd-pg-sync.1.gz
-mkdir -p "$root"/usr/share/{bash-completion/completions,fish/vendor_completions.d}
+mkdir -p "$root"/usr/share/{bash-completion/completions,fish/vendor_completions.d,zsh/vendor-completions}
 program main.ts completion bash >"$root/usr/share/bash-completion/completions/etcd-pg-sync"
+program main.ts completion zsh >"$root/usr/share/zsh/vendor-completions/_etcd-pg-sync"
 program main.ts completion fish >"$root/usr/share/fish/vendor_completions.d/etcd-pg-sync.fish"
 
 mkdir "$root/DEBIAN"
