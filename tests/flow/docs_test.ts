@@ -146,7 +146,7 @@ interface Call {
 /** The calls of the program in a line, also as `deno task start`; null: its command is not there. */
 function callsOf(line: string, commands: Commands): (Call | null)[] {
   const calls = line.matchAll(
-    /(?:^|[|&;(] *|build\/|timeout \S+ )(?:etcd-pg-sync|deno task (?=start\b))((?: +[^|&;)]+)*)/g,
+    /(?:^|[|&;(] *|timeout \S+ )(?:(?:build\/)?etcd-pg-sync|deno task (?=start\b))((?: +[^|&;)]+)*)/g,
   );
   return [...calls].map(([, rest]) => {
     const words = rest.trim().split(/\s+/);
