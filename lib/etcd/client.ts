@@ -1,10 +1,11 @@
 /** Calls to etcd: one server of the list at a time, the next one when it fails; a login when a token has ended. */
 import type { Buffer } from "node:buffer";
 import * as grpc from "@grpc/grpc-js";
+import { type DirectOptions, directUnary } from "./direct.ts";
 import { Endpoint, MAX_RECEIVE_BYTES, type TlsFiles } from "./endpoint.ts";
 import { EtcdError } from "./error.ts";
-import { type FetchOptions, fetchUnary } from "./fetch.ts";
-import { method, type Service } from "./protocol.ts";
+import { OLD_HTTP2 } from "./old_http2.ts";
+import { method, methodPath, type Service } from "./protocol.ts";
 import { CALL_TIMEOUT_MS, unary, type UnaryOptions } from "./unary.ts";
 
 export { EtcdError } from "./error.ts";
@@ -23,9 +24,6 @@ export interface CallOptions<Answer> extends Omit<UnaryOptions<Answer>, "metadat
   /** A read: where the server does not answer, the next one is asked. */
   repeatable?: boolean;
 }
-
-/** fetch goes by these, and grpc-js not by all of them: the token would go to who runs the proxy. */
-const PROXIES = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"].flatMap((name) => [name, name.toLowerCase()]);
 
 /** The watch has a client of its own, so that a page never waits behind events. */
 export class EtcdClient {
@@ -56,24 +54,24 @@ export class EtcdClient {
   }
 
   /**
-   * As `call`, where the answer is large, see lib/etcd/fetch.ts. Not behind a proxy; and not with a CA of one's own, beside
-   * which fetch would trust all the others.
+   * As `call`, where much is moved: on a connection of its own, see lib/etcd/http2.ts. Not with a CA of one's own, where
+   * grpc-js can do it: beside it Deno's sockets trust all the others.
    * @throws {EtcdError} as `call`
    */
-  async fetch<Answer>(
+  async direct<Answer>(
     service: Service,
     name: string,
-    request: unknown,
-    options: Omit<CallOptions<Answer>, "encode"> = {},
+    message: Buffer,
+    options: Omit<CallOptions<Answer>, "encode"> & { decode: (bytes: Uint8Array) => Answer },
   ): Promise<Answer> {
-    if (this.#options.tls?.ca || PROXIES.some((name) => Deno.env.get(name))) {
-      return await this.call(service, name, request, options);
+    if (this.#options.tls?.ca && !OLD_HTTP2) {
+      return await this.call(service, name, null, { ...options, encode: () => message });
     }
     const { repeatable = false, timeoutMs = CALL_TIMEOUT_MS, decode } = options;
     return await this.#attempt(repeatable, async (client, endpoint) => {
       const metadata = await this.#metadata(client, service);
-      const how: FetchOptions<Answer> = { metadata, timeoutMs, decode, maxBytes: MAX_RECEIVE_BYTES };
-      return await fetchUnary(endpoint.http(), service, name, request, how);
+      const how: DirectOptions<Answer> = { metadata, timeoutMs, decode, maxBytes: MAX_RECEIVE_BYTES };
+      return await directUnary(await endpoint.direct(), methodPath(service, name), message, how);
     });
   }
 

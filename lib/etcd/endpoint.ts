@@ -4,6 +4,7 @@ import { isIP } from "node:net";
 import tls from "node:tls";
 import * as grpc from "@grpc/grpc-js";
 import { EtcdError } from "./error.ts";
+import { Http2Connection } from "./http2.ts";
 import { OLD_HTTP2 } from "./old_http2.ts";
 import { TlsRelay } from "./relay.ts";
 import { unary } from "./unary.ts";
@@ -43,7 +44,7 @@ const CHANNEL_OPTIONS: grpc.ChannelOptions = {
 export class Endpoint {
   #client: grpc.Client | undefined;
   #relay: TlsRelay | undefined;
-  #http: Deno.HttpClient | undefined;
+  #direct: Promise<Http2Connection> | undefined;
 
   /** @param address host:port */
   constructor(readonly address: string, readonly tls: TlsFiles | undefined) {}
@@ -63,10 +64,21 @@ export class Endpoint {
     throw new EtcdError(error.code, `${this.address}: ${reason}`, true);
   }
 
-  /** For large answers, on a connection of its own. */
-  http(): { url: string; client: Deno.HttpClient } {
-    const client = this.#http ??= this.#openHttp();
-    return { url: `${this.tls ? "https" : "http"}://${this.address}`, client };
+  /**
+   * For calls that move much, on a connection of its own.
+   * @throws {EtcdError} `unsent`
+   */
+  async direct(): Promise<Http2Connection> {
+    const opening = this.#direct ??= this.#openDirect();
+    try {
+      const connection = await opening;
+      if (connection.usable) return connection;
+    } catch (error) {
+      if (this.#direct === opening) this.#direct = undefined;
+      throw new EtcdError(grpc.status.UNAVAILABLE, `${this.address}: ${(error as Error).message}`, true);
+    }
+    if (this.#direct === opening) this.#direct = undefined;
+    return await this.direct();
   }
 
   /** Behind a relay grpc knows only that its connection ended; the relay knows why. */
@@ -82,21 +94,35 @@ export class Endpoint {
     this.#client = undefined;
     this.#relay?.[Symbol.dispose]();
     this.#relay = undefined;
-    this.#http?.close();
-    this.#http = undefined;
+    this.#direct?.then((connection) => connection[Symbol.dispose](), () => {});
+    this.#direct = undefined;
   }
 
-  #openHttp(): Deno.HttpClient {
-    const { ca, cert, key } = this.tls ? readFiles(this.tls) : {};
-    const own = cert && key ? { cert, key } : {};
-    return Deno.createHttpClient({ http1: false, http2: true, caCerts: ca ? [ca] : [], ...own });
+  async #openDirect(): Promise<Http2Connection> {
+    const { hostname, port } = this.#where();
+    if (this.tls) {
+      const tls = { ...denoTls(readFiles(this.tls)), alpnProtocols: ["h2"] };
+      return new Http2Connection(
+        await inTime(Deno.connectTls({ hostname, port, ...tls })),
+        "https",
+        this.address,
+      );
+    }
+    const socket = await inTime(Deno.connect({ hostname, port }));
+    socket.setNoDelay();
+    return new Http2Connection(socket, "http", this.address);
+  }
+
+  #where(): { hostname: string; port: number } {
+    const [, hostname, port] = /^\[?(.*?)\]?:(\d+)$/.exec(this.address)!;
+    return { hostname, port: Number(port) };
   }
 
   #open(): grpc.Client {
     if (!this.tls) return new grpc.Client(this.address, grpc.credentials.createInsecure(), CHANNEL_OPTIONS);
     const files = readFiles(this.tls);
-    const host = this.address.replace(/:\d+$/, "").replace(/^\[(.*)\]$/, "$1");
-    if (OLD_HTTP2) return this.#openRelay(host, files);
+    if (OLD_HTTP2) return this.#openRelay(files);
+    const { hostname: host } = this.#where();
     return new grpc.Client(this.address, credentials(files, isIP(host) ? host : undefined), {
       ...CHANNEL_OPTIONS,
       // An address must not be sent as a server's name; that it is the certificate's is checked all the same.
@@ -104,14 +130,8 @@ export class Endpoint {
     });
   }
 
-  #openRelay(hostname: string, { ca, cert, key }: PemTexts): grpc.Client {
-    this.#relay = new TlsRelay({
-      hostname,
-      port: Number(/\d+$/.exec(this.address)![0]),
-      caCerts: ca ? [ca] : undefined,
-      cert,
-      key,
-    });
+  #openRelay(files: PemTexts): grpc.Client {
+    this.#relay = new TlsRelay({ ...this.#where(), ...denoTls(files) });
     return new grpc.Client(this.#relay.target, grpc.credentials.createInsecure(), CHANNEL_OPTIONS);
   }
 }
@@ -133,6 +153,25 @@ function readPem(name: string, path: string | undefined): string | undefined {
   } catch (error) {
     const reason = `${name} '${path}' cannot be read (${(error as Error).name})`;
     throw new EtcdError(grpc.status.UNAVAILABLE, reason, true);
+  }
+}
+
+/** As Deno's sockets take them. */
+function denoTls({ ca, cert, key }: PemTexts): { caCerts: string[]; cert?: string; key?: string } {
+  return { caCerts: ca ? [ca] : [], ...(cert && key && { cert, key }) };
+}
+
+/** A connection that comes too late is closed. */
+async function inTime<Conn extends Deno.Conn>(connecting: Promise<Conn>): Promise<Conn> {
+  const late = Promise.withResolvers<never>();
+  const timer = setTimeout(() => {
+    late.reject(new Error(`no connection within ${CONNECT_TIMEOUT_MS / 1_000} s`));
+    connecting.then((socket) => socket.close(), () => {});
+  }, CONNECT_TIMEOUT_MS);
+  try {
+    return await Promise.race([connecting, late.promise]);
+  } finally {
+    clearTimeout(timer);
   }
 }
 

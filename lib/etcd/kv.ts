@@ -4,7 +4,8 @@ import * as grpc from "@grpc/grpc-js";
 import type { KeyValue } from "../core/words.ts";
 import type { TxnAnswer, TxnPlan } from "../core/txn.ts";
 import { type EtcdClient, EtcdError } from "./client.ts";
-import { decodeRangeResponse, type RangeResponse } from "./wire.ts";
+import { encodeRange, encodeTxn } from "./encode.ts";
+import { decodeRangeResponse, decodeTxnResponse, type RangeResponse } from "./wire.ts";
 
 /** The revision asked for is compacted. */
 export function isCompacted(error: unknown): boolean {
@@ -33,16 +34,12 @@ export function readRange(
   limit: number,
   revision = 0,
 ): Promise<RangeResponse> {
-  return client.fetch(
-    "KV",
-    "Range",
-    { key: Buffer.from(from), range_end: Buffer.from(to), limit, revision },
-    {
-      decode: decodeRangeResponse,
-      timeoutMs: 60_000,
-      repeatable: true,
-    },
-  );
+  const request = encodeRange({ key: from, end: to, limit, revision });
+  return client.direct("KV", "Range", request, {
+    decode: decodeRangeResponse,
+    timeoutMs: 60_000,
+    repeatable: true,
+  });
 }
 
 export interface KeyRead {
@@ -65,40 +62,19 @@ export async function readKey(client: EtcdClient, key: Uint8Array, revision = 0)
   return { clusterId: answer.header.clusterId, revision: answer.header.revision, kv };
 }
 
-interface RawTxn {
-  header: { revision: string; cluster_id: string };
-  succeeded: boolean;
-  responses: { response_range?: { kvs: { key: Buffer; mod_revision: string; value: Buffer }[] } }[];
-}
-
 /**
  * Sends one transaction, once.
  * @throws {EtcdError} `isLostAnswer` tells whether it may have been applied
  */
 export async function sendTxn(client: EtcdClient, plan: TxnPlan): Promise<TxnAnswer & { clusterId: string }> {
-  const raw = await client.call<RawTxn>("KV", "Txn", {
-    compare: plan.compares.map(({ key, revision }) => ({
-      result: "Equal",
-      target: "Mod",
-      key: Buffer.from(key),
-      mod_revision: revision,
-    })),
-    success: plan.writes.map((write) =>
-      write.value === null ? { request_delete_range: { key: Buffer.from(write.key) } } : {
-        request_put: {
-          key: Buffer.from(write.key),
-          value: Buffer.from(write.value),
-          ignore_lease: write.keepLease,
-        },
-      }
-    ),
-    failure: plan.compares.map(({ key }) => ({ request_range: { key: Buffer.from(key), keys_only: true } })),
+  const { header, succeeded, found } = await client.direct("KV", "Txn", encodeTxn(plan), {
+    decode: decodeTxnResponse,
   });
   return {
-    applied: raw.succeeded,
-    clusterId: raw.header.cluster_id,
-    revision: Number(raw.header.revision),
-    found: raw.succeeded ? [] : raw.responses.map((r) => Number(r.response_range?.kvs[0]?.mod_revision ?? 0)),
+    applied: succeeded,
+    clusterId: header.clusterId,
+    revision: header.revision,
+    found: succeeded ? [] : found,
   };
 }
 

@@ -222,6 +222,35 @@ export function decodeRangeResponse(bytes: Uint8Array): RangeResponse {
   return out;
 }
 
+export interface TxnResponse {
+  header: Header;
+  succeeded: boolean;
+  /** Of each answer the mod_revision of the key that was read; 0: none, or it was no read. */
+  found: number[];
+}
+
+export function decodeTxnResponse(bytes: Uint8Array): TxnResponse {
+  const r = new Reader(bytes, 0, bytes.length);
+  const out: TxnResponse = { header: NO_HEADER, succeeded: false, found: [] };
+  while (r.more()) {
+    const tag = r.number();
+    if (tag === (1 << 3 | 2)) out.header = readHeader(r.message());
+    else if (tag === (2 << 3)) out.succeeded = r.number() === 1;
+    else if (tag === (3 << 3 | 2)) out.found.push(readFound(r.slice()));
+    else r.skip(tag & 7);
+  }
+  return out;
+}
+
+const RESPONSE_RANGE = 1 << 3 | 2;
+
+function readFound(response: Uint8Array): number {
+  const r = new Reader(response, 0, response.length);
+  if (!r.more() || r.number() !== RESPONSE_RANGE) return 0;
+  const cursor = new WireCursor(r.slice());
+  return cursor.next() ? cursor.modRevision : 0;
+}
+
 export function decodeWatchResponse(bytes: Uint8Array): WatchResponse {
   const r = new Reader(bytes, 0, bytes.length);
   const out: WatchResponse = {

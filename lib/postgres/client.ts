@@ -1,7 +1,8 @@
 /** Sessions with PostgreSQL. */
 // @ts-types="@types/pg"
 import pg from "pg";
-import { Readable } from "node:stream";
+import { once } from "node:events";
+import { type Duplex, Readable, type Writable } from "node:stream";
 import { connect, ConnectionError, destroy, processId } from "./connect.ts";
 import { type PostgresHost, readTarget } from "./dsn.ts";
 
@@ -253,9 +254,18 @@ export class Session implements AsyncDisposable {
     stream.once("close", () => clearTimeout(deadline));
     // pg-copy-streams pauses the socket, then reads it by hand. Deno's pause, unlike node's, also stops a read that waits,
     // and nobody starts it again: an idle session would wait for ever.
-    const socket = (this.#client as unknown as { connection: { stream: Readable } }).connection.stream;
-    socket.pause = Readable.prototype.pause;
+    this.#socket.pause = Readable.prototype.pause as Duplex["pause"];
     return this.#client.query(stream);
+  }
+
+  /** Writes to a stream of `submit`, until it has left for the system; for ever, where the session breaks before. */
+  async send(stream: Writable, chunk: Uint8Array): Promise<void> {
+    await new Promise<void>((resolve) => stream.write(chunk, () => resolve()));
+    if (this.#socket.writableLength > 0) await once(this.#socket, "drain");
+  }
+
+  get #socket(): Duplex {
+    return (this.#client as unknown as { connection: { stream: Duplex } }).connection.stream;
   }
 
   /** Calls `heard` for each notification on the channel. */

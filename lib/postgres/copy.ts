@@ -39,6 +39,7 @@ export interface Copied {
 export class PageCopy {
   #chunk = new DataView(new ArrayBuffer(0));
   #bytes = Buffer.alloc(0);
+  #other = Buffer.alloc(0);
   #at = 0;
   readonly #cursor: KeyCursor;
   readonly #source: DataView;
@@ -51,7 +52,10 @@ export class PageCopy {
     this.#source = new DataView(buffer, byteOffset, byteLength);
   }
 
-  /** The chunks; `copied` is complete after the last. */
+  /**
+   * The chunks; `copied` is complete after the last. Two buffers take turns, for new ones of this size keep the collector
+   * of garbage busy: when a chunk is asked for, the one before the last must have left.
+   */
   *chunks(): Generator<Buffer> {
     this.#begin(CHUNK);
     this.#bytes.set(HEADER);
@@ -73,8 +77,10 @@ export class PageCopy {
   }
 
   #begin(size: number): void {
-    this.#bytes = Buffer.allocUnsafeSlow(size);
-    this.#chunk = new DataView(this.#bytes.buffer, this.#bytes.byteOffset, size);
+    const free = this.#other;
+    this.#other = this.#bytes;
+    this.#bytes = free.length >= size ? free : Buffer.allocUnsafeSlow(size);
+    this.#chunk = new DataView(this.#bytes.buffer, this.#bytes.byteOffset, this.#bytes.length);
     this.#at = 0;
   }
 

@@ -1,6 +1,5 @@
 /** Writes of the mirror: batches of events, pages of a scan. Each moves the checkpoint in the same commit. */
-import { pipeline } from "node:stream/promises";
-import { Readable } from "node:stream";
+import { finished } from "node:stream/promises";
 // @ts-types="@types/pg-copy-streams"
 import { from as copyFrom } from "pg-copy-streams";
 import {
@@ -330,7 +329,15 @@ async function copyRows(session: Session, copy: PageCopy): Promise<void> {
       "copy etcd_kv (key, value, value_bytes, revision, create_revision, version, lease, timeline) from stdin (format binary)",
     ),
   );
-  await pipeline(Readable.from(copy.chunks()), sink);
+  const done = finished(sink);
+  // a chunk is made while the one before it leaves; its buffer is then the next but one's
+  let leaving = Promise.resolve();
+  for (const chunk of copy.chunks()) {
+    await Promise.race([leaving, done]);
+    leaving = session.send(sink, chunk);
+  }
+  sink.end();
+  await done;
 }
 
 /** Ends a scan: from here on `revision` is a point that readers can use. */
