@@ -69,8 +69,6 @@ export interface Leadership extends AsyncDisposable {
   lost: AbortSignal;
   /** The drain's side of the row. */
   batch: BatchState;
-  /** The drain's turn that is under way; it never rejects. */
-  turning: Promise<void> | null;
   /** Calls `wake` when a writer says that rows wait, until the returned function is called. */
   onWalNotify(wake: () => void): () => void;
 }

@@ -67,9 +67,10 @@ export async function drain(
         maxTransactions: alone ? 1 : stream.settings.limits.maxRows,
       };
       const settlement: Settlement = sent?.settlement ?? { kind: "none" };
-      const turning = turn(leadership.drain, place, batch.id, settlement, limits, { busy: BUSY, idle: IDLE });
-      leadership.turning = over(turning);
-      const rows = await turning;
+      const rows = await turn(leadership.drain, place, batch.id, settlement, limits, {
+        busy: BUSY,
+        idle: IDLE,
+      });
       if (sent) tellSettled(stream, batch.id, sent, began);
       sent = null;
       if (rows.length === 0) {
@@ -91,11 +92,6 @@ export async function drain(
     sent?.trace.lost(error);
     throw error;
   }
-}
-
-/** Until it has come to its end, whichever. */
-async function over(work: Promise<unknown>): Promise<void> {
-  await Promise.allSettled([work]);
 }
 
 /** A batch that is not settled yet. */

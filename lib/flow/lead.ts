@@ -85,7 +85,6 @@ export async function lead(stream: Stream, signal: AbortSignal): Promise<Leaders
     clock,
     control,
     lost: lost.signal,
-    turning: null,
     batch: {
       id: at.batchId,
       markerRevision: at.markerRevision,

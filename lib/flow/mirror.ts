@@ -94,15 +94,12 @@ async function apply(
 
 async function applyBatch(
   stream: Stream,
-  leadership: Leadership,
+  { mirror, place, at }: Leadership,
   { events, bytes, to }: Batch,
   freshAt: Date | null,
 ): Promise<void> {
-  const { mirror, place, at } = leadership;
   const began = performance.now();
   const { columns, skipped } = foldEvents(events, stream.select);
-  // both lock the state row; the turn is shorter, and once it is over etcd and PostgreSQL work side by side
-  await leadership.turning;
   const probe = probeAfter(at.probe, columns);
   const commit = { columns, to, probe, skipped, freshAt };
   await inSpan(
