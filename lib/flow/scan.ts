@@ -170,7 +170,8 @@ class Scan implements AsyncDisposable {
   ): Promise<ScanOutcome | null> {
     const { at } = this.#lead;
     const commit = { page, revision, cursor };
-    const written = (undisturbed && !this.#held ? await this.#copy(commit) : null) ?? await this.#merge(commit);
+    const written = (undisturbed && !this.#held ? await this.#copy(commit) : null) ??
+      await this.#merge(commit);
     if (written === "history-replaced") return written;
     at.revision = revision;
     at.scanRevision = Math.max(at.scanRevision, page.revision);

@@ -84,7 +84,7 @@ export async function* copyOut(session: Session, query: string): AsyncGenerator<
 export async function* copyRows(session: Session, query: string): AsyncGenerator<MirrorEntry[]> {
   for await (const cursor of copyOut(session, query)) {
     const rows: MirrorEntry[] = [];
-    while (cursor.next()) rows.push(entry(cursor));
+    while (cursor.next()) rows.push(rowEntry(cursor));
     if (rows.length > 0) yield rows;
   }
 }
@@ -92,8 +92,8 @@ export async function* copyRows(session: Session, query: string): AsyncGenerator
 /** A byte order mark is a part of its key. */
 const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
 
-/** What a row holds is a part of its chunk. */
-function entry(row: RowCursor): MirrorEntry {
+/** The row that the cursor stands on; what it holds is a part of its chunk. */
+export function rowEntry(row: RowCursor): MirrorEntry {
   const slice = (from: number, to: number) => row.bytes.subarray(from, to);
   const key = slice(row.keyFrom, row.keyTo);
   const text = hasEscape(key) ? decoder.decode(key) : null;

@@ -243,7 +243,10 @@ const MERGE_RANGE = MERGE_PAGE.replace(
 );
 
 /** The rows that are known to differ: the others of the range are as the page has them. */
-const MERGE_KEYS = MERGE_PAGE.replace("%MIRRORED%", "select k.* from etcd_kv k where k.key = any ($18::text[])");
+const MERGE_KEYS = MERGE_PAGE.replace(
+  "%MIRRORED%",
+  "select k.* from etcd_kv k where k.key = any ($18::text[])",
+);
 
 export interface PageCommit {
   page: Page;
