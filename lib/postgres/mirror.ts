@@ -342,14 +342,21 @@ async function copyRows(session: Session, copy: PageCopy): Promise<void> {
     ),
   );
   const done = finished(sink);
-  // a chunk is made while the one before it leaves; its buffer is then the next but one's
-  let leaving = Promise.resolve();
-  for (const chunk of copy.chunks()) {
-    await Promise.race([leaving, done]);
-    leaving = session.send(sink, chunk);
+  done.catch(() => {}); // it is looked at with each chunk, and at the end
+  try {
+    // a chunk is made while the one before it leaves; its buffer is then the next but one's
+    let leaving = Promise.resolve();
+    for (const chunk of copy.chunks()) {
+      await Promise.race([leaving, done]);
+      leaving = session.send(sink, chunk);
+      leaving.catch(() => {}); // so is this
+    }
+    sink.end();
+    await done;
+  } catch (error) {
+    sink.destroy(error as Error);
+    throw error;
   }
-  sink.end();
-  await done;
 }
 
 /** Ends a scan: from here on `revision` is a point that readers can use. */
