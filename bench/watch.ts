@@ -4,6 +4,7 @@
  */
 import { Buffer } from "node:buffer";
 import { EtcdClient } from "../lib/etcd/client.ts";
+import { encodeWatchCreate } from "../lib/etcd/encode.ts";
 import { prefixRange } from "../lib/stream.ts";
 import { now } from "./load.ts";
 import { cpuSeconds, peakMegabytes } from "./proc.ts";
@@ -92,17 +93,11 @@ export class BareWatch implements Follower {
   }
 }
 
-interface CreateRequest {
-  create_request: { key: Buffer; range_end: Buffer; start_revision: number };
-}
-
 async function follow(endpoint: string, prefix: string, revision: number): Promise<void> {
   const client = new EtcdClient({ endpoints: [endpoint] });
-  const stream = await client.stream<CreateRequest, Buffer>("Watch", "Watch", (bytes) => bytes);
+  const stream = await client.stream<Buffer>("Watch", "Watch", (bytes) => bytes);
   const { from, to } = prefixRange(new TextEncoder().encode(prefix));
-  stream.write({
-    create_request: { key: Buffer.from(from), range_end: Buffer.from(to), start_revision: revision },
-  });
+  stream.write(encodeWatchCreate({ key: from, end: to, startRevision: revision, fragment: false }));
   const signal = Buffer.from(prefix + SIGNAL);
   let first = true;
   for await (const message of stream as AsyncIterable<Buffer>) {

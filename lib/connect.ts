@@ -4,7 +4,7 @@ import { keyText } from "./core/codec.ts";
 import { type EtcdVersion, etcdVersion } from "./core/version.ts";
 import { codeOf, Fatal, kindOf, sentence } from "./errors.ts";
 import { type EtcdClient, EtcdError } from "./etcd/client.ts";
-import { serverVersion } from "./etcd/kv.ts";
+import { serverVersion } from "./etcd/status.ts";
 import type { Log } from "./log.ts";
 import { type PostgresOptions, Session } from "./postgres/client.ts";
 import { isInstalled } from "./postgres/migrate.ts";

@@ -17,6 +17,6 @@ In another terminal:
 
   etcdctl put /hello world
   psql "$PG" -c "select key, value, revision from etcd" -c "select etcd_set('/from', 'sql')"
-  etcdctl get --prefix /
+  etcdctl get /from
 `;
 }

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # compose.yaml and the image that it builds, on the container engine of DOCKER_HOST: it comes up healthy, the image is below
-# 200 MB, runs as another user than root on a root that is read-only, writes both ways, and ends within 5 s of SIGTERM.
+# 200 MB, runs as another user than root on a root that is read-only, writes both ways, and ends within 5 s of SIGTERM, when the
+# standby goes on.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export COMPOSE_PROJECT_NAME=etcd-pg-sync-test
@@ -36,4 +37,5 @@ is "from SQL" "$(printf 'select etcd_set($$/image$$, $$up$$) as ticket \\gset\ns
 is "in etcd" "$(compose exec -T etcd etcdctl get /image --print-value-only)" up
 docker stop --time 5 "$sync" >/dev/null # SIGKILL after that, which would be 137
 is "exit code" "$(inspect "$sync" '{{.State.ExitCode}}')" 0
+is "from SQL, by the standby" "$(printf 'select etcd_set($$/image$$, $$on$$) as ticket \\gset\nselect status from etcd_wait(:ticket);\n' | sql)" success
 echo "image: ok"

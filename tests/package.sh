@@ -27,6 +27,9 @@ is "exit code without settings" "$(runuser -u etcd-pg-sync -- etcd-pg-sync confi
 etcd-pg-sync --version
 zcat /usr/share/man/man1/etcd-pg-sync.1.gz | grep -q 'SH EXIT STATUS' || fail "manual page"
 bash -uc '. /usr/share/bash-completion/completions/etcd-pg-sync; complete -p etcd-pg-sync' >/dev/null || fail "completion"
+for file in fish/vendor_completions.d/etcd-pg-sync.fish zsh/vendor-completions/_etcd-pg-sync; do
+  grep -q max-txn-ops "/usr/share/$file" || fail "completion: $file"
+done
 if with_systemd; then is "enabled" "$(systemctl is-enabled etcd-pg-sync || true)" disabled; fi
 
 step "runs as the unit's user, with a DSN that root alone may read"

@@ -6,6 +6,9 @@
  * deno task compile aarch64-unknown-linux-gnu build/arm64  # another target, another file
  * ```
  *
+ * `deno compile` loads the runtime that it embeds, denort, from dl.deno.land, or takes the one that `DENORT_BIN` names. That
+ * has to be of the target, else it is left aside, and of the version of Deno.
+ *
  * It is compiled from a copy that has only the packages which the program itself imports, since `deno compile` embeds all
  * that deno.json names; and its build.json names the commit (`COMMIT`, else that of git).
  */
@@ -33,7 +36,12 @@ interface Module {
   dependencies?: { specifier: string; code?: unknown }[];
 }
 
-const [target, output = join("build", "etcd-pg-sync")] = Deno.args;
+/** The machine of an ELF file, two bytes at this place. */
+const MACHINE_AT = 18;
+const MACHINES: Record<number, string> = { 0x3e: "x86_64", 0xb7: "aarch64" };
+
+const [target = Deno.build.target, output = join("build", "etcd-pg-sync")] = Deno.args;
+const denort = await ownRuntime();
 const sources = ["main.ts", "lib", "sql", "deno.lock"];
 await Deno.remove(stage, { recursive: true }).catch(() => {}); // of the last time, if there is one
 await Deno.mkdir(stage, { recursive: true });
@@ -51,11 +59,38 @@ await deno(
   "--quiet",
   "--no-check", // by the gate; the copy lacks the types of packages
   ...PERMISSIONS,
-  ...(target ? ["--target", target] : []),
+  "--target",
+  target,
   "--output",
   resolve(root, output),
   "main.ts",
 );
+
+if (target === Deno.build.target) {
+  await run(resolve(root, output), "--version").catch((error) =>
+    refuse(`what was made does not run: ${error.message.split("\n")[0]}`)
+  );
+}
+
+/** One line, and the end. */
+function refuse(why: string): never {
+  const from =
+    `the runtime is that of dl.deno.land, or DENORT_BIN, which has to be of Deno ${Deno.version.deno}`;
+  console.error(`compile: Cannot compile for '${target}': ${why}; ${from}`);
+  Deno.exit(1);
+}
+
+/** DENORT_BIN, if it is one for the target. */
+async function ownRuntime(): Promise<string | undefined> {
+  const path = Deno.env.get("DENORT_BIN");
+  if (!path) return undefined;
+  const file = await Deno.readFile(path).catch((error) =>
+    refuse(`wanted a denort that can be read as DENORT_BIN (${error.name}), got '${path}'`)
+  );
+  const machine = MACHINES[file[MACHINE_AT] ?? 0];
+  if (machine && target.startsWith(`${machine}-`)) return path;
+  console.error(`compile: DENORT_BIN '${path}' is not for '${target}', so Deno loads its own`);
+}
 
 async function writeJson(path: string, value: unknown): Promise<void> {
   await Deno.writeTextFile(join(stage, path), JSON.stringify(value, null, 2));
@@ -86,8 +121,9 @@ async function run(command: string, ...args: string[]): Promise<string> {
 }
 
 async function deno(...args: string[]): Promise<void> {
-  // DENORT_BIN is of this machine
-  const env: Record<string, string> = target && target !== Deno.build.target ? { DENORT_BIN: "" } : {};
-  const { code } = await new Deno.Command(Deno.execPath(), { args, cwd: stage, env }).spawn().status;
-  if (code !== 0) Deno.exit(code);
+  const { DENORT_BIN: _, ...others } = Deno.env.toObject();
+  const env = denort === undefined ? others : { ...others, DENORT_BIN: denort };
+  const options = { args, cwd: stage, env, clearEnv: true };
+  const { code } = await new Deno.Command(Deno.execPath(), options).spawn().status;
+  if (code !== 0) refuse("'deno compile' has failed");
 }

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # deb.sh BINARY ARCH SBOM OUT: a Debian package of the compiled program, ARCH as Debian names it (amd64, arm64).
-# $DENO is the deno to be used, if not the one in the PATH; it prints what the binary of another machine cannot.
+# $DENO is the deno to be used, if not the one in the PATH; it prints what the binary of another machine cannot. $DEBFULLNAME
+# and $DEBEMAIL are whoever answers for the package; without them it names nobody.
 set -euo pipefail
 [ $# = 4 ] || { echo "usage: deb.sh BINARY ARCH SBOM OUT" >&2; exit 1; }
 binary=$(realpath "$1") arch=$2 sbom=$(realpath "$3") out=$(realpath -m "$4")
@@ -9,7 +10,7 @@ deno=${DENO:-deno}
 version=$(sed -n 's/^ *"version": "\(.*\)",/\1/p' deno.json)
 export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || date +%s)}
 date=$(LC_ALL=C date -u -R -d "@$SOURCE_DATE_EPOCH")
-contact="etcd-pg-sync <etcd-pg-sync@packages.invalid>"
+contact="${DEBFULLNAME:-etcd-pg-sync} <${DEBEMAIL:-etcd-pg-sync@packages.invalid}>"
 
 root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
@@ -34,8 +35,9 @@ printf 'etcd-pg-sync (%s) stable; urgency=medium\n\n  * Release %s, see changelo
   "$version" "$version" "$contact" "$date" | pack $doc/changelog.Debian.gz
 program() { $deno run --quiet --no-prompt --allow-read --allow-env --allow-sys "$@"; }
 program deploy/release/man.ts | pack /usr/share/man/man1/etcd-pg-sync.1.gz
-mkdir -p "$root"/usr/share/{bash-completion/completions,fish/vendor_completions.d}
+mkdir -p "$root"/usr/share/{bash-completion/completions,fish/vendor_completions.d,zsh/vendor-completions}
 program main.ts completion bash >"$root/usr/share/bash-completion/completions/etcd-pg-sync"
+program main.ts completion zsh >"$root/usr/share/zsh/vendor-completions/_etcd-pg-sync"
 program main.ts completion fish >"$root/usr/share/fish/vendor_completions.d/etcd-pg-sync.fish"
 
 mkdir "$root/DEBIAN"

@@ -77,9 +77,13 @@ ${following.join("\n")}
 complete -F _etcd_pg_sync etcd-pg-sync`;
 }
 
-/** zsh runs bash's. */
+/** zsh runs bash's: sourced, and also as the file `_etcd-pg-sync` of its `fpath`, which is run to complete the first word. */
 function zsh(lists: Words[]): string {
-  return `autoload -U compinit && compinit\nautoload -U +X bashcompinit && bashcompinit\n${bash(lists)}`;
+  return `#compdef etcd-pg-sync
+(( $+functions[compdef] )) || { autoload -U compinit && compinit }
+autoload -U +X bashcompinit && bashcompinit
+${bash(lists)}
+if [[ $funcstack[1] == _etcd-pg-sync ]]; then _bash_complete -F _etcd_pg_sync; fi`;
 }
 
 function fish(lists: Words[]): string {

@@ -5,7 +5,7 @@ import { type DirectOptions, directUnary } from "./direct.ts";
 import { Endpoint, MAX_RECEIVE_BYTES, type TlsFiles } from "./endpoint.ts";
 import { EtcdError } from "./error.ts";
 import { OLD_HTTP2 } from "./old_http2.ts";
-import { method, methodPath, type Service } from "./protocol.ts";
+import { methodPath, type Service } from "./protocol.ts";
 import { CALL_TIMEOUT_MS, unary, type UnaryOptions } from "./unary.ts";
 
 export { EtcdError } from "./error.ts";
@@ -94,18 +94,16 @@ export class EtcdClient {
     }
   }
 
-  /** Opens a stream both ways. Errors arrive on it as grpc's own; see `startOver`. */
-  async stream<Request, Answer>(
+  /** Opens a stream both ways, of messages as bytes. Errors arrive on it as grpc's own; see `startOver`. */
+  async stream<Answer>(
     service: Service,
     name: string,
     decode: (bytes: Buffer) => Answer,
-  ): Promise<grpc.ClientDuplexStream<Request, Answer>> {
+  ): Promise<grpc.ClientDuplexStream<Buffer, Answer>> {
     return await this.#connected(async (client) => {
-      const { path, requestSerialize } = await method(service, name);
       const metadata = await this.#metadata(client, service);
       try {
-        const serialize = requestSerialize as grpc.serialize<Request>;
-        return client.makeBidiStreamRequest(path, serialize, decode, metadata);
+        return client.makeBidiStreamRequest(methodPath(service, name), (bytes) => bytes, decode, metadata);
       } catch (error) { // the channel was closed meanwhile
         throw new EtcdError(grpc.status.UNAVAILABLE, (error as Error).message, true);
       }

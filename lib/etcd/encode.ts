@@ -59,8 +59,8 @@ class Writer {
 
 export interface RangeRequest {
   key: Uint8Array;
-  /** Empty: the key alone. */
-  end: Uint8Array;
+  /** null: the key alone. */
+  end: Uint8Array | null;
   /** 0 = all. */
   limit: number;
   /** 0 = now. */
@@ -68,7 +68,26 @@ export interface RangeRequest {
 }
 
 export function encodeRange({ key, end, limit, revision }: RangeRequest): Buffer {
-  return new Writer().bytes(1, key).bytes(2, end).uint(3, limit).uint(4, revision).done();
+  const range = new Writer().bytes(1, key);
+  if (end) range.bytes(2, end); // one that is there and empty is a range to etcd: all keys from this one on
+  return range.uint(3, limit).uint(4, revision).done();
+}
+
+export interface WatchCreateRequest {
+  key: Uint8Array;
+  end: Uint8Array;
+  startRevision: number;
+  fragment: boolean;
+}
+
+/** A watch that tells of its progress. */
+export function encodeWatchCreate({ key, end, startRevision, fragment }: WatchCreateRequest): Buffer {
+  const create = new Writer().bytes(1, key).bytes(2, end).uint(3, startRevision).uint(4, 1);
+  return new Writer().bytes(1, create.uint(8, fragment ? 1 : 0).done()).done();
+}
+
+export function encodeWatchProgress(): Buffer {
+  return new Writer().bytes(3, new Uint8Array()).done();
 }
 
 const TARGET_MOD = 2;

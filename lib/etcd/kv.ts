@@ -1,5 +1,4 @@
 /** Reading keys and pages, and the transaction that the drain sends. */
-import { Buffer } from "node:buffer";
 import * as grpc from "@grpc/grpc-js";
 import type { KeyValue } from "../core/words.ts";
 import type { TxnAnswer, TxnPlan } from "../core/txn.ts";
@@ -54,7 +53,9 @@ export interface KeyRead {
  * @throws {EtcdError} see `isCompacted`
  */
 export async function readKey(client: EtcdClient, key: Uint8Array, revision = 0): Promise<KeyRead> {
-  const answer = await client.call("KV", "Range", { key: Buffer.from(key), revision }, {
+  const request = { key, end: null, limit: 0, revision };
+  const answer = await client.call("KV", "Range", null, {
+    encode: () => encodeRange(request),
     decode: decodeRangeResponse,
     repeatable: true,
   });
@@ -102,9 +103,4 @@ export function isPassing(error: unknown): boolean {
   return error instanceof EtcdError &&
     (error.unsent && error.code !== grpc.status.PERMISSION_DENIED ||
       error.code === grpc.status.UNAUTHENTICATED || PASSING.has(error.message));
-}
-
-/** etcd's version, as `3.7.3`. */
-export async function serverVersion(client: EtcdClient): Promise<string> {
-  return (await client.call<{ version: string }>("Maintenance", "Status", {}, { repeatable: true })).version;
 }

@@ -65,6 +65,12 @@ export class EtcdStatusReader implements Disposable {
   }
 }
 
+/** etcd's version, as `3.7.3`. @throws {EtcdError} */
+export async function serverVersion(client: EtcdClient): Promise<string> {
+  const request = { encode: () => Buffer.alloc(0), decode: decodeStatus, repeatable: true };
+  return (await client.call("Maintenance", "Status", null, request)).version;
+}
+
 async function answer<T>(work: Promise<T>): Promise<Answer<T>> {
   try {
     return { value: await work };

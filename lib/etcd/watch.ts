@@ -1,26 +1,15 @@
 /** A watch as a raw stream: pulled, so that a slow reader slows the server and not our memory. */
-import { Buffer } from "node:buffer";
+import type { Buffer } from "node:buffer";
 import type * as grpc from "@grpc/grpc-js";
 import type { EtcdClient } from "./client.ts";
+import { encodeWatchCreate, encodeWatchProgress } from "./encode.ts";
 import { asEtcdError } from "./error.ts";
 import { decodeWatchResponse, type WatchResponse } from "./wire.ts";
 
-type Request =
-  | {
-    create_request: {
-      key: Buffer;
-      range_end: Buffer;
-      start_revision: number;
-      progress_notify: boolean;
-      fragment: boolean;
-    };
-  }
-  | { progress_request: Record<never, never> };
-
 export class Watch implements AsyncDisposable {
-  readonly #stream: grpc.ClientDuplexStream<Request, WatchResponse>;
+  readonly #stream: grpc.ClientDuplexStream<Buffer, WatchResponse>;
 
-  private constructor(stream: grpc.ClientDuplexStream<Request, WatchResponse>) {
+  private constructor(stream: grpc.ClientDuplexStream<Buffer, WatchResponse>) {
     this.#stream = stream;
     stream.on("error", () => {}); // it reaches the reader through the iterator
   }
@@ -35,17 +24,9 @@ export class Watch implements AsyncDisposable {
     startRevision: number,
     fragment: boolean,
   ): Promise<Watch> {
-    const stream = await client.stream<Request, WatchResponse>("Watch", "Watch", decodeWatchResponse);
-    stream.write({
-      create_request: {
-        key: Buffer.from(range.from),
-        range_end: Buffer.from(range.to),
-        start_revision: startRevision,
-        progress_notify: true,
-        // Fragmenting is quadratic in the number of small events: only where a response exceeds the receive limit.
-        fragment,
-      },
-    });
+    const stream = await client.stream("Watch", "Watch", decodeWatchResponse);
+    // Fragmenting is quadratic in the number of small events: only where a response exceeds the receive limit.
+    stream.write(encodeWatchCreate({ key: range.from, end: range.to, startRevision, fragment }));
     return new Watch(stream);
   }
 
@@ -60,7 +41,7 @@ export class Watch implements AsyncDisposable {
 
   /** Asks this stream for its progress: the answer comes after all events up to the revision in its header. */
   requestProgress(): void {
-    if (this.#stream.writable) this.#stream.write({ progress_request: {} });
+    if (this.#stream.writable) this.#stream.write(encodeWatchProgress());
   }
 
   [Symbol.asyncDispose](): Promise<void> {

@@ -14,9 +14,13 @@
  *
  *   page read @10 (has k) ── event: delete k @11 applied ── page merged: k is back, and no event will take it away
  *
- * The next page is read ahead while this one is written, so a merge looks at the tombstones since (MERGE_PAGE), and the
+ * In a resync few rows differ, so the rows of a page's range are read beside it, and only what differs is merged. The scan
+ * is the only writer of these rows: between its reading and its merge nothing changes them.
+ *
+ * The next pages are read ahead while this one is written, so a merge looks at the tombstones since (MERGE_PAGE), and the
  * copy into an empty range, which does not look, is used only if no event was applied since the page was asked for.
  */
+import { equalBytes } from "../core/codec.ts";
 import {
   foldEvents,
   foldPage,
@@ -39,6 +43,7 @@ import {
   moveCheckpoint,
   type PageCommit,
 } from "../postgres/mirror.ts";
+import { diffPage } from "../postgres/page_diff.ts";
 import { Progress } from "../progress.ts";
 import { type Leadership, prefixRange, type Stream } from "../stream.ts";
 import { inSpan } from "../telemetry/telemetry.ts";
@@ -47,6 +52,15 @@ import { endOf, openWatch } from "../watching.ts";
 type ScanOutcome = Extract<Outcome, "caught-up" | "history-lost" | "history-replaced">;
 
 const PROGRESS_EVERY_MS = 100;
+
+/** Pages read ahead: one that is there, one on its way. */
+const AHEAD = 2;
+
+interface Asked {
+  page: Page;
+  /** `#applied` when it was asked for. */
+  applied: number;
+}
 
 /** What a page's commit knows of its keys. */
 interface Written {
@@ -81,8 +95,15 @@ class Scan implements AsyncDisposable {
   readonly #progress: Progress;
   #follower: Follower | undefined;
   #probe: Probe | null = null;
+  /** The range of the last page held rows, so the next one's will. */
+  #held = false;
   /** Counts the batches of events applied: a page knows whether one came after it was asked for. */
   #applied = 0;
+  /** Pages that were asked for, in their order; each but the last is there. */
+  readonly #asked: Promise<Asked>[] = [];
+  /** Where the page begins that is to be asked for when one is taken. */
+  #next: Uint8Array | null = null;
+  #over = false;
   readonly totals = { pages: 0, keys: 0, written: 0, deleted: 0 };
 
   constructor(stream: Stream, lead: Leadership, signal: AbortSignal) {
@@ -95,6 +116,7 @@ class Scan implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#over = true;
     this.#progress[Symbol.dispose]();
     this.#stream.telemetry.vitals.scan = null;
     await this.#follower?.[Symbol.asyncDispose]();
@@ -105,14 +127,14 @@ class Scan implements AsyncDisposable {
     // after a crash the watch is reopened where it was; where it cannot be, the scan starts again
     const ended = at.scanCursor === null ? await this.#firstPage() : await this.#openWatch(at.revision);
     if (ended) return ended;
-    let ahead = this.#readAhead();
+    this.#ask(at.scanCursor!);
     while (!this.#signal.aborted) {
       const end = await this.#applyArrived();
       if (end) return end;
-      if (!ahead) return await this.#awaitCaughtUp();
-      const { page, applied } = await ahead();
+      const asked = this.#takeAsked();
+      if (!asked) return await this.#awaitCaughtUp();
+      const { page, applied } = await asked;
       if (await this.#isAnother(page)) return "history-replaced";
-      ahead = page.last ? null : this.#readAhead(page.to);
       const replaced = await this.#write(
         page,
         page.last ? this.#range.to : page.to,
@@ -147,13 +169,30 @@ class Scan implements AsyncDisposable {
     return null;
   }
 
-  /** Begins to read the next page; null where the last one is in. */
-  #readAhead(from = this.#lead.at.scanCursor!): (() => Promise<{ page: Page; applied: number }>) | null {
-    if (from.length === this.#range.to.length && from.every((b, i) => b === this.#range.to[i])) return null;
+  /** Begins to read the page at `from`, and once it is there the next one, as far as AHEAD allows. */
+  #ask(from: Uint8Array): void {
+    if (this.#over || equalBytes(from, this.#range.to)) return;
+    if (this.#asked.length >= AHEAD) {
+      this.#next = from;
+      return;
+    }
     const applied = this.#applied;
-    const reading = this.#pages.read(from);
-    reading.catch(() => {}); // it is awaited after the page before it
-    return async () => ({ page: await reading, applied });
+    const asked = (async () => {
+      const page = await this.#pages.read(from);
+      if (!page.last) this.#ask(page.to);
+      return { page, applied };
+    })();
+    asked.catch(() => {}); // it is awaited after the pages before it
+    this.#asked.push(asked);
+  }
+
+  /** The next page; undefined where the last one is in. */
+  #takeAsked(): Promise<Asked> | undefined {
+    const asked = this.#asked.shift();
+    const from = this.#next;
+    this.#next = null;
+    if (from) this.#ask(from);
+    return asked;
   }
 
   async #write(
@@ -164,7 +203,8 @@ class Scan implements AsyncDisposable {
   ): Promise<ScanOutcome | null> {
     const { at } = this.#lead;
     const commit = { page, revision, cursor };
-    const written = (undisturbed ? await this.#copy(commit) : null) ?? await this.#merge(commit);
+    const written = (undisturbed && !this.#held ? await this.#copy(commit) : null) ??
+      await this.#merge(commit);
     if (written === "history-replaced") return written;
     at.revision = revision;
     at.scanRevision = Math.max(at.scanRevision, page.revision);
@@ -189,14 +229,18 @@ class Scan implements AsyncDisposable {
   async #copy(commit: PageCommit): Promise<Written | null> {
     const { mirror, place, at } = this.#lead;
     const copied = await copyPage(mirror, place, at, commit, this.#stream.select);
+    this.#held = copied === null;
     if (copied) this.totals.written += copied.rows;
     return copied;
   }
 
   async #merge(commit: PageCommit): Promise<Written | "history-replaced"> {
     const { mirror, place, at } = this.#lead;
-    const { columns, skipped } = foldPage(commit.page.keys, this.#stream.select);
-    const merged = await mergePage(mirror, place, at, { ...commit, columns, skipped });
+    const { select } = this.#stream;
+    const diff = await diffPage(mirror, commit.page, select, at.timeline);
+    this.#held = diff === null || diff.rows > 0;
+    const { columns, skipped } = foldPage(diff?.differing ?? commit.page.keys, select);
+    const merged = await mergePage(mirror, place, at, { ...commit, columns, skipped, gone: diff?.gone });
     if (merged.kind === "another-history") {
       this.#stream.log.warn(
         { code: "EPS-612", key: merged.key, revision: commit.page.revision },
@@ -206,7 +250,7 @@ class Scan implements AsyncDisposable {
     }
     this.totals.written += merged.put;
     this.totals.deleted += merged.deleted;
-    return { newest: newestRow(columns), skipped };
+    return { newest: diff ? diff.newest : newestRow(columns), skipped };
   }
 
   /** Applies what the watch has brought, and says how it ended if it did. */

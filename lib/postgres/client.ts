@@ -3,6 +3,7 @@
 import pg from "pg";
 import { once } from "node:events";
 import { type Duplex, Readable, type Writable } from "node:stream";
+import { setImmediate as nextTurn } from "node:timers/promises";
 import { connect, ConnectionError, destroy, processId } from "./connect.ts";
 import { type PostgresHost, readTarget } from "./dsn.ts";
 
@@ -258,10 +259,13 @@ export class Session implements AsyncDisposable {
     return this.#client.query(stream);
   }
 
-  /** Writes to a stream of `submit`, until it has left for the system; for ever, where the session breaks before. */
+  /** Writes to a stream of `submit`, until it has left for the system, or the session is broken. */
   async send(stream: Writable, chunk: Uint8Array): Promise<void> {
     await new Promise<void>((resolve) => stream.write(chunk, () => resolve()));
-    if (this.#socket.writableLength > 0) await once(this.#socket, "drain");
+    // a small chunk drains without a word; TLS takes its time for it
+    while (this.#socket.writableLength > 0 && !this.#socket.destroyed) {
+      await (this.#socket.writableNeedDrain ? once(this.#socket, "drain") : nextTurn());
+    }
   }
 
   get #socket(): Duplex {

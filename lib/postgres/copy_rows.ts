@@ -3,112 +3,110 @@
  * row its number of fields, and for each field its length (-1 = null) and bytes; a number of -1 ends it.
  */
 import { Buffer } from "node:buffer";
+// @ts-types="@types/pg"
+import pg from "pg";
 // @ts-types="@types/pg-copy-streams"
 import { to as copyTo } from "pg-copy-streams";
-import { keyBytes } from "../core/codec.ts";
+import { concat, keyBytes } from "../core/codec.ts";
 import type { MirrorEntry } from "../core/compare.ts";
+import type { RowView } from "../core/page_diff.ts";
+import { textBounds } from "../core/plan.ts";
 import type { Session } from "./client.ts";
 
-/** The columns, in the order in which the decoder takes them. */
-export const COPIED = "key, value, value_bytes, revision, create_revision, version, lease, timeline";
+/** The columns, in the order in which the cursor takes them. */
+const COPIED = "key, value, value_bytes, revision, create_revision, version, lease, timeline";
 const FIELDS = 8;
+/** The first fields; the others are integers of eight bytes, never null. */
+const VARYING = 3;
+/** Its length, and eight bytes. */
+const INT8 = 12;
+/** In place of a row's number of fields. */
+const END = -1;
 /** Signature, flags, and the length of an extension, which is none. */
 const HEADER_BYTES = 19;
 const CHUNK_BYTES = 1 << 18;
 
+/** A range of etcd's keys, as for a request: `to` = `\0` is the end of the keyspace. */
+export interface KeyRange {
+  from: Uint8Array;
+  to: Uint8Array;
+}
+
+/** Rows whose key is without `\x`, in the order of their bytes. null: all rows. */
+export function plainRows(range: KeyRange | null): string {
+  return `select ${COPIED} from etcd_kv where strpos(key, '\\x') = 0${plainRange(range)} order by key`;
+}
+
+/** The other rows, in the order of their bytes in etcd. */
+export function escapedRows(range: KeyRange | null): string {
+  const inRange = range ? bytesRange("etcd_key_bytes(key)", range) : "";
+  return `select ${COPIED} from etcd_kv where strpos(key, '\\x') > 0${inRange} order by etcd_key_bytes(key)`;
+}
+
+function bytesRange(bytes: string, { from, to }: KeyRange): string {
+  const end = to.length === 1 && to[0] === 0 ? "" : ` and ${bytes} < ${literal(to)}`;
+  return ` and ${bytes} >= ${literal(from)}${end}`;
+}
+
+function plainRange(range: KeyRange | null): string {
+  if (!range) return "";
+  const { low, high } = textBounds(range);
+  const index = ` and key >= ${pg.escapeLiteral(low)} and key <= ${pg.escapeLiteral(high)}`;
+  return index + bytesRange("convert_to(key, 'UTF8')", range);
+}
+
+function literal(bytes: Uint8Array): string {
+  return `decode('${Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("")}', 'hex')`;
+}
+
 /**
- * Copies rows out, as they come; the server waits where nobody takes them. `query` selects COPIED. A session that is left
- * before the end can only be closed.
+ * Copies rows out, as they come, behind one cursor; the server waits where nobody takes them. `query` selects COPIED. The
+ * cursor has to be read to its end each time. A session that is left before the end can only be closed.
  */
-export async function* copyRows(session: Session, query: string): AsyncGenerator<MirrorEntry[]> {
+export async function* copyOut(session: Session, query: string): AsyncGenerator<RowCursor> {
   const copy = session.submit(copyTo(`copy (${query}) to stdout (format binary)`, {
     highWaterMark: CHUNK_BYTES,
   }));
   copy.on("error", () => {}); // it reaches the reader through the iterator
-  const decoder = new RowDecoder();
+  const cursor = new RowCursor();
   try {
     for await (const chunk of copy) {
-      const rows = decoder.feed(chunk as Buffer);
-      if (rows.length > 0) yield rows;
+      cursor.feed(chunk as Buffer);
+      yield cursor;
     }
   } catch (error) {
     throw session.broken ?? error;
   }
-  if (!decoder.ended) throw session.broken ?? new Error("the copy of the mirror ended before its end");
+  if (!cursor.ended) throw session.broken ?? new Error("the copy of the mirror ended before its end");
+}
+
+/** As `copyOut`, each row as an object. */
+export async function* copyRows(session: Session, query: string): AsyncGenerator<MirrorEntry[]> {
+  for await (const cursor of copyOut(session, query)) {
+    const rows: MirrorEntry[] = [];
+    while (cursor.next()) rows.push(rowEntry(cursor));
+    if (rows.length > 0) yield rows;
+  }
 }
 
 /** A byte order mark is a part of its key. */
 const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
 
-/** From chunks, cut anywhere, to rows. What a row holds is a part of its chunk. */
-export class RowDecoder {
-  #rest: Buffer[] = [];
-  #size = 0;
-  /** Bytes that have to be there before it is worth looking again. */
-  #wanted = HEADER_BYTES;
-  #header = true;
-  ended = false;
-
-  feed(chunk: Buffer): MirrorEntry[] {
-    this.#rest.push(chunk);
-    this.#size += chunk.length;
-    if (this.#size < this.#wanted) return [];
-    const bytes = this.#rest.length === 1 ? this.#rest[0] : Buffer.concat(this.#rest);
-    let at = this.#header ? HEADER_BYTES : 0;
-    this.#header = false;
-    const rows: MirrorEntry[] = [];
-    for (let end = this.#rowEnd(bytes, at); end > 0; end = this.#rowEnd(bytes, at)) {
-      rows.push(readRow(bytes, at));
-      at = end;
-    }
-    this.#rest = at < bytes.length ? [bytes.subarray(at)] : [];
-    this.#size = bytes.length - at;
-    this.#wanted -= at;
-    return rows;
-  }
-
-  /** Where the row ends that begins at `at`; 0: it is not all there. */
-  #rowEnd(bytes: Buffer, at: number): number {
-    let end = at + 2;
-    for (let field = 0; field <= FIELDS; field++) {
-      this.#wanted = end;
-      if (end > bytes.length) return 0;
-      if (field === 0 && bytes.readInt16BE(at) === -1) this.ended = true;
-      if (this.ended) return 0;
-      if (field === FIELDS) return end;
-      this.#wanted = end + 4;
-      if (end + 4 > bytes.length) return 0;
-      end += 4 + Math.max(0, bytes.readInt32BE(end));
-    }
-    return 0;
-  }
-}
-
-function readRow(bytes: Buffer, at: number): MirrorEntry {
-  at += 2;
-  const slice = (): Uint8Array | null => {
-    const length = bytes.readInt32BE(at);
-    at += 4;
-    if (length < 0) return null;
-    at += length;
-    return bytes.subarray(at - length, at);
-  };
-  const int8 = (): number => {
-    at += 12;
-    return bytes.readInt32BE(at - 8) * 2 ** 32 + bytes.readUInt32BE(at - 4);
-  };
-  const key = slice()!;
+/** The row that the cursor stands on; what it holds is a part of its chunk. */
+export function rowEntry(row: RowCursor): MirrorEntry {
+  const slice = (from: number, to: number) => row.bytes.subarray(from, to);
+  const key = slice(row.keyFrom, row.keyTo);
   const text = hasEscape(key) ? decoder.decode(key) : null;
   return {
     key: text === null ? key : keyBytes(text),
     text,
-    value: slice(),
-    valueBytes: slice(),
-    revision: int8(),
-    createRevision: int8(),
-    version: int8(),
-    lease: (at += 12, bytes.readBigInt64BE(at - 8)),
-    timeline: int8(),
+    value: row.valueFrom < 0 ? null : slice(row.valueFrom, row.valueTo),
+    valueBytes: row.valueBytesFrom < 0 ? null : slice(row.valueBytesFrom, row.valueBytesTo),
+    revision: row.revision,
+    createRevision: row.createRevision,
+    version: row.version,
+    lease: row.lease,
+    timeline: row.timeline,
   };
 }
 
@@ -116,4 +114,100 @@ function readRow(bytes: Buffer, at: number): MirrorEntry {
 function hasEscape(key: Uint8Array): boolean {
   const at = key.indexOf(0x5c);
   return at >= 0 && Buffer.from(key.buffer, key.byteOffset, key.length).includes("\\x", at);
+}
+
+/** Steps through rows that come in chunks, cut anywhere; a row is valid until the next step. No object is made for it. */
+export class RowCursor implements RowView {
+  bytes: Uint8Array = new Uint8Array();
+  keyFrom = 0;
+  keyTo = 0;
+  valueFrom = 0;
+  valueTo = 0;
+  valueBytesFrom = 0;
+  valueBytesTo = 0;
+  revision = 0;
+  createRevision = 0;
+  version = 0;
+  lease = 0n;
+  timeline = 0;
+  /** The end of the rows was there. */
+  ended = false;
+  #view: DataView = new DataView(new ArrayBuffer(0));
+  #at = 0;
+  #header = true;
+  #rest: Uint8Array[] = [];
+  /** Bytes that have to be there before it is worth looking again. */
+  #wanted = HEADER_BYTES;
+  #size = 0;
+
+  /** More bytes; those of the rows before may go. */
+  feed(chunk: Uint8Array): void {
+    if (this.#at < this.bytes.length) this.#rest.push(this.bytes.subarray(this.#at));
+    this.bytes = new Uint8Array();
+    this.#at = 0;
+    this.#rest.push(chunk);
+    this.#size = this.#rest.reduce((sum, { length }) => sum + length, 0);
+    if (this.#size < this.#wanted) return;
+    const bytes = this.#rest.length === 1 ? chunk : concat(this.#rest);
+    this.#rest = [];
+    this.bytes = bytes;
+    this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+    if (this.#header) this.#at = HEADER_BYTES;
+    this.#header = false;
+  }
+
+  /** Steps to the next row; false: it is not there yet, or there is none. */
+  next(): boolean {
+    const { length } = this.bytes;
+    if (length === 0) return false;
+    const end = this.#rowEnd();
+    if (end < 0 || end > length) {
+      this.#wanted = Math.max(0, end - this.#at);
+      return false;
+    }
+    let at = this.#at + 2;
+    [this.keyFrom, this.keyTo] = [at + 4, at = this.#skip(at)];
+    this.valueFrom = this.#begin(at);
+    this.valueTo = at = this.#skip(at);
+    this.valueBytesFrom = this.#begin(at);
+    this.valueBytesTo = at = this.#skip(at);
+    this.revision = this.#int8(at);
+    this.createRevision = this.#int8(at + INT8);
+    this.version = this.#int8(at + 2 * INT8);
+    this.lease = this.#view.getBigInt64(at + 3 * INT8 + 4);
+    this.timeline = this.#int8(at + 4 * INT8);
+    this.#at = end;
+    return true;
+  }
+
+  /** Where the row ends that comes next, as far as that is known; beyond the bytes: it is not all there. -1: none comes. */
+  #rowEnd(): number {
+    const { length } = this.bytes;
+    let end = this.#at + 2;
+    if (this.ended) return -1;
+    if (end > length) return end;
+    if (this.#view.getInt16(this.#at) === END) {
+      this.ended = true;
+      return -1;
+    }
+    for (let field = 0; field < VARYING; field++) {
+      if (end + 4 > length) return end + 4;
+      end = this.#skip(end);
+    }
+    return end + (FIELDS - VARYING) * INT8;
+  }
+
+  /** The end of the field whose length stands at `at`. */
+  #skip(at: number): number {
+    return at + 4 + Math.max(0, this.#view.getInt32(at));
+  }
+
+  /** Where the field's bytes begin; -1: it is null. */
+  #begin(at: number): number {
+    return this.#view.getInt32(at) < 0 ? -1 : at + 4;
+  }
+
+  #int8(at: number): number {
+    return this.#view.getInt32(at + 4) * 2 ** 32 + this.#view.getUint32(at + 8);
+  }
 }

@@ -185,12 +185,7 @@ const MERGE_PAGE = `
 with page as (
   select p.* from ${unnest(ROW_TYPES, 11)} as p(${ROW_NAMES})
 ), mirrored as (
-  select k.* from etcd_kv k
-  where strpos(k.key, '\\x') = 0 and k.key >= $18 and k.key <= $19
-    and convert_to(k.key, 'UTF8') >= $20 and ($21::bytea is null or convert_to(k.key, 'UTF8') < $21)
-  union all
-  select k.* from etcd_kv k
-  where strpos(k.key, '\\x') > 0 and etcd_key_bytes(k.key) >= $20 and ($21::bytea is null or etcd_key_bytes(k.key) < $21)
+  %MIRRORED%
 ), pair as materialized (
   select p.*, k.key as row_key, k.value as row_value, k.value_bytes as row_value_bytes, k.revision as row_revision,
     k.create_revision as row_create_revision, k.version as row_version, k.lease as row_lease, k.timeline as row_timeline, k.ts as row_ts
@@ -236,6 +231,23 @@ with page as (
 select (select count(*) from fence) as committed, (select key from another) as another,
   (select count(*) from put) as put, (select count(*) from deleted) as deleted`;
 
+/** All rows of the page's range. */
+const MERGE_RANGE = MERGE_PAGE.replace(
+  "%MIRRORED%",
+  `select k.* from etcd_kv k
+  where strpos(k.key, '\\x') = 0 and k.key >= $18 and k.key <= $19
+    and convert_to(k.key, 'UTF8') >= $20 and ($21::bytea is null or convert_to(k.key, 'UTF8') < $21)
+  union all
+  select k.* from etcd_kv k
+  where strpos(k.key, '\\x') > 0 and etcd_key_bytes(k.key) >= $20 and ($21::bytea is null or etcd_key_bytes(k.key) < $21)`,
+);
+
+/** The rows that are known to differ: the others of the range are as the page has them. */
+const MERGE_KEYS = MERGE_PAGE.replace(
+  "%MIRRORED%",
+  "select k.* from etcd_kv k where k.key = any ($18::text[])",
+);
+
 export interface PageCommit {
   page: Page;
   /** The watch's position after this commit: the page's revision for a first page, else as it is. */
@@ -248,32 +260,32 @@ export type Merged = { kind: "merged"; put: number; deleted: number } | {
   key: string;
 };
 
-/** Merges one page; `another-history`: nothing was written. */
+/**
+ * Merges one page, or what is known to differ of it: then `gone` are the keys of its range that it lacks.
+ * `another-history`: nothing was written.
+ */
 export async function mergePage(
   session: Session,
   place: Place,
   at: StreamRow,
-  commit: PageCommit & { columns: RowColumns; skipped: Skipped[] },
+  commit: PageCommit & { columns: RowColumns; skipped: Skipped[]; gone?: string[] },
 ): Promise<Merged> {
-  const { low, high, end } = textBounds(commit.page);
+  const { page, columns, gone } = commit;
+  const { low, high, end } = textBounds(page);
+  const [name, text, rows] = gone
+    ? ["merge-keys", MERGE_KEYS, [[...columns.keys, ...gone]]] as const
+    : ["merge-page", MERGE_RANGE, [low, high, page.from, end]] as const;
   const [row] = await session.run<
     { committed: number; another: string | null; put: number; deleted: number }
-  >(
-    "merge-page",
-    MERGE_PAGE,
-    [
-      ...guard(place, at),
-      commit.page.revision,
-      commit.revision,
-      commit.cursor,
-      commit.skipped.map((detail) => JSON.stringify(detail)),
-      ...rowValues(commit.columns),
-      low,
-      high,
-      commit.page.from,
-      end,
-    ],
-  );
+  >(name, text, [
+    ...guard(place, at),
+    page.revision,
+    commit.revision,
+    commit.cursor,
+    commit.skipped.map((detail) => JSON.stringify(detail)),
+    ...rowValues(columns),
+    ...rows,
+  ]);
   if (row.another !== null) return { kind: "another-history", key: row.another };
   expectOne(row.committed ? [row] : [], place);
   return { kind: "merged", put: row.put, deleted: row.deleted };
@@ -330,14 +342,21 @@ async function copyRows(session: Session, copy: PageCopy): Promise<void> {
     ),
   );
   const done = finished(sink);
-  // a chunk is made while the one before it leaves; its buffer is then the next but one's
-  let leaving = Promise.resolve();
-  for (const chunk of copy.chunks()) {
-    await Promise.race([leaving, done]);
-    leaving = session.send(sink, chunk);
+  done.catch(() => {}); // it is looked at with each chunk, and at the end
+  try {
+    // a chunk is made while the one before it leaves; its buffer is then the next but one's
+    let leaving = Promise.resolve();
+    for (const chunk of copy.chunks()) {
+      await Promise.race([leaving, done]);
+      leaving = session.send(sink, chunk);
+      leaving.catch(() => {}); // so is this
+    }
+    sink.end();
+    await done;
+  } catch (error) {
+    sink.destroy(error as Error);
+    throw error;
   }
-  sink.end();
-  await done;
 }
 
 /** Ends a scan: from here on `revision` is a point that readers can use. */

@@ -2,9 +2,8 @@
 // @ts-types="@types/pg"
 import pg from "pg";
 import type { MirrorEntry, RepairColumns } from "../core/compare.ts";
-import { textBounds } from "../core/plan.ts";
 import { type PostgresOptions, Session } from "./client.ts";
-import { COPIED, copyRows } from "./copy_rows.ts";
+import { copyRows, escapedRows, type KeyRange, plainRows } from "./copy_rows.ts";
 import { readStream, type StreamRow, writeEvent } from "./state.ts";
 
 /** A comparison may take so long. */
@@ -14,12 +13,6 @@ const STATEMENT_SECONDS = 3_600;
 const BEGIN = `begin isolation level repeatable read read only;
   set local tcp_user_timeout to '5min';
   set local idle_in_transaction_session_timeout to 0;`;
-
-/** A range of etcd's keys, as for a request: `to` = `\0` is the end of the keyspace. */
-export interface KeyRange {
-  from: Uint8Array;
-  to: Uint8Array;
-}
 
 /** The stream's row and the mirror's rows, in one snapshot, which two sessions share. */
 export class MirrorSnapshot implements AsyncDisposable {
@@ -46,19 +39,12 @@ export class MirrorSnapshot implements AsyncDisposable {
 
   /** Rows whose key is without `\x`, in the order of their bytes; once. null: all rows. */
   plain(range: KeyRange | null): AsyncIterable<MirrorEntry[]> {
-    return copyRows(
-      this.#sessions[0],
-      `select ${COPIED} from etcd_kv where strpos(key, '\\x') = 0${plainRange(range)} order by key`,
-    );
+    return copyRows(this.#sessions[0], plainRows(range));
   }
 
   /** The other rows, in the order of their bytes in etcd; once. */
   escaped(range: KeyRange | null): AsyncIterable<MirrorEntry[]> {
-    const inRange = range ? bytesRange("etcd_key_bytes(key)", range) : "";
-    return copyRows(
-      this.#sessions[1],
-      `select ${COPIED} from etcd_kv where strpos(key, '\\x') > 0${inRange} order by etcd_key_bytes(key)`,
-    );
+    return copyRows(this.#sessions[1], escapedRows(range));
   }
 
   /** Gives both sessions up: who reads gets `reason`. */
@@ -69,22 +55,6 @@ export class MirrorSnapshot implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await Promise.all(this.#sessions.map((session) => session[Symbol.asyncDispose]()));
   }
-}
-
-function bytesRange(bytes: string, { from, to }: KeyRange): string {
-  const end = to.length === 1 && to[0] === 0 ? "" : ` and ${bytes} < ${literal(to)}`;
-  return ` and ${bytes} >= ${literal(from)}${end}`;
-}
-
-function plainRange(range: KeyRange | null): string {
-  if (!range) return "";
-  const { low, high } = textBounds(range);
-  const index = ` and key >= ${pg.escapeLiteral(low)} and key <= ${pg.escapeLiteral(high)}`;
-  return index + bytesRange("convert_to(key, 'UTF8')", range);
-}
-
-function literal(bytes: Uint8Array): string {
-  return `decode('${Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("")}', 'hex')`;
 }
 
 /**

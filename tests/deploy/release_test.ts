@@ -47,6 +47,18 @@ Deno.test(
   },
 );
 
+Deno.test("compiling is refused where DENORT_BIN names no file", strict, async () => {
+  const script = `${root}/deploy/release/compile.ts`;
+  const args = ["run", "--quiet", "--no-prompt", "--allow-read", "--allow-env", script];
+  const env = { DENORT_BIN: "/nowhere/denort", NO_COLOR: "1" };
+  const { code, stderr } = await new Deno.Command(Deno.execPath(), { args, env }).output();
+  assert.equal(code, 1);
+  assert.match(
+    new TextDecoder().decode(stderr),
+    /^compile: Cannot compile for '\S+': wanted a denort .* \(NotFound\), got '\/nowhere\/denort'; [^\n]+\n$/,
+  );
+});
+
 Deno.test("a release is refused without a version, notes, or a committed tree", strict, async () => {
   await using dir = await tempDir();
   const at = async (version: string, notes: string) => {

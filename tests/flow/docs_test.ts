@@ -39,6 +39,12 @@ const RUN_BY_HAND = new Set([
   "docs/disasters.md#Backup",
   "docs/disasters.md#PostgreSQL is restored from a backup",
   "docs/disasters.md#PostgreSQL is lost, without a backup",
+  "docs/install.md#Rights",
+  "docs/install.md#Debian package",
+  "docs/install.md#Binary",
+  "docs/install.md#Docker Compose",
+  "docs/install.md#Kubernetes", // but for the push and the cluster
+  "docs/install.md#What is left",
   "docs/operations.md#What can be watched",
   "docs/operations.md#Alerts",
   "docs/operations.md#EtcdPgSyncDown",
@@ -140,7 +146,7 @@ interface Call {
 /** The calls of the program in a line, also as `deno task start`; null: its command is not there. */
 function callsOf(line: string, commands: Commands): (Call | null)[] {
   const calls = line.matchAll(
-    /(?:^|[|&;(] *|build\/|timeout \S+ )(?:etcd-pg-sync|deno task (?=start\b))((?: +[^|&;)]+)*)/g,
+    /(?:^|[|&;(] *|timeout \S+ )(?:(?:build\/)?etcd-pg-sync|deno task (?=start\b))((?: +[^|&;)]+)*)/g,
   );
   return [...calls].map(([, rest]) => {
     const words = rest.trim().split(/\s+/);

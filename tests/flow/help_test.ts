@@ -60,5 +60,6 @@ Deno.test("the scripts for zsh and fish name the same commands and flags", stric
     for (const word of ["check", "max-txn-ops", "json"]) {
       assert.ok(stdout.includes(word), `${shell}: ${word}`);
     }
+    if (shell === "zsh") assert.match(stdout, /^#compdef etcd-pg-sync\n/, "what `compinit` looks for");
   }
 });

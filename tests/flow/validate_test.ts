@@ -281,15 +281,15 @@ class HeldPages extends EtcdClient {
   readonly release = this.#released.resolve;
   #pages = 0;
 
-  override async fetch<Answer>(
-    ...args: Parameters<typeof EtcdClient.prototype.fetch<Answer>>
+  override async direct<Answer>(
+    ...args: Parameters<typeof EtcdClient.prototype.direct<Answer>>
   ): Promise<Answer> {
-    const { revision } = args[2] as { revision?: number };
-    if (revision && ++this.#pages === 2) {
+    // the request ends with the revision, whose last byte is 0 for the newest one alone
+    if (args[2].at(-1) !== 0 && ++this.#pages === 2) {
       this.asked.resolve();
       await this.#released.promise;
     }
-    return await super.fetch<Answer>(...args);
+    return await super.direct<Answer>(...args);
   }
 }
 

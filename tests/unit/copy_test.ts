@@ -3,44 +3,13 @@ import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import fc from "fast-check";
 import { foldPage, newestRow } from "../../lib/core/plan.ts";
-import type { KeyValue, PackedKeys } from "../../lib/core/words.ts";
+import type { KeyValue } from "../../lib/core/words.ts";
 import { PageCopy } from "../../lib/postgres/copy.ts";
 import { nastyBytes } from "../support/nasty.ts";
+import { packed } from "../support/packed.ts";
 
 const strict = { sanitizeOps: true, sanitizeResources: true };
 const select = { prefix: new Uint8Array(), maxKeyBytes: 40 };
-
-/** As they would lie in an answer, one after another. */
-function packed(kvs: KeyValue[]): PackedKeys {
-  const bytes = Buffer.concat(kvs.flatMap(({ key, value }) => [key, value]));
-  return {
-    count: kvs.length,
-    [Symbol.iterator]: () => kvs[Symbol.iterator](),
-    cursor() {
-      let at = 0;
-      let n = 0;
-      return {
-        bytes,
-        keyFrom: 0,
-        keyTo: 0,
-        valueFrom: 0,
-        valueTo: 0,
-        createRevision: 0,
-        modRevision: 0,
-        version: 0,
-        lease: 0n,
-        next() {
-          if (n === kvs.length) return false;
-          const { key, value, ...rest } = kvs[n++];
-          const keyTo = at + key.length;
-          Object.assign(this, { keyFrom: at, keyTo, valueFrom: keyTo, valueTo: keyTo + value.length }, rest);
-          at = keyTo + value.length;
-          return true;
-        },
-      };
-    },
-  };
-}
 
 /** The rows of COPY's binary format: PostgreSQL's manual, COPY. */
 function rows(copy: Buffer): (Buffer | null)[][] {
@@ -69,7 +38,10 @@ function int8(bytes: Buffer | null): bigint {
 
 function copied(kvs: KeyValue[]) {
   const copy = new PageCopy(packed(kvs), select, 7);
-  return { rows: rows(Buffer.concat([...copy.chunks()])), copied: copy.copied };
+  return {
+    rows: rows(Buffer.concat(Array.from(copy.chunks(), (chunk) => Buffer.from(chunk)))),
+    copied: copy.copied,
+  };
 }
 
 function assertSame(kvs: KeyValue[]): void {
