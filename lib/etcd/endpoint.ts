@@ -33,6 +33,8 @@ const CHANNEL_OPTIONS: grpc.ChannelOptions = {
   "grpc.max_receive_message_length": MAX_RECEIVE_BYTES,
   "grpc.max_send_message_length": MAX_SEND_BYTES,
   "grpc.use_local_subchannel_pool": 1,
+  // the direct way goes by none either (lib/etcd/socket.ts): etcd is reached as it is named
+  "grpc.enable_http_proxy": 0,
   // where a ping cannot be sent, grpc-js drops the connection for it; a dead one is found by deadlines and the watchdog
   ...(!OLD_HTTP2 && { "grpc.keepalive_time_ms": 10_000, "grpc.keepalive_timeout_ms": 5_000 }),
   "grpc.initial_reconnect_backoff_ms": 100,

@@ -17,10 +17,9 @@
  * In a resync few rows differ, so the rows of a page's range are read beside it, and only what differs is merged. The scan
  * is the only writer of these rows: between its reading and its merge nothing changes them.
  *
- * The next pages are read ahead while this one is written, so a merge looks at the tombstones since (MERGE_PAGE), and the
+ * The next page is read ahead while this one is written, so a merge looks at the tombstones since (MERGE_PAGE), and the
  * copy into an empty range, which does not look, is used only if no event was applied since the page was asked for.
  */
-import { equalBytes } from "../core/codec.ts";
 import {
   foldEvents,
   foldPage,
@@ -52,15 +51,6 @@ import { endOf, openWatch } from "../watching.ts";
 type ScanOutcome = Extract<Outcome, "caught-up" | "history-lost" | "history-replaced">;
 
 const PROGRESS_EVERY_MS = 100;
-
-/** Pages read ahead: one that is there, one on its way. */
-const AHEAD = 2;
-
-interface Asked {
-  page: Page;
-  /** `#applied` when it was asked for. */
-  applied: number;
-}
 
 /** What a page's commit knows of its keys. */
 interface Written {
@@ -99,11 +89,6 @@ class Scan implements AsyncDisposable {
   #held = false;
   /** Counts the batches of events applied: a page knows whether one came after it was asked for. */
   #applied = 0;
-  /** Pages that were asked for, in their order; each but the last is there. */
-  readonly #asked: Promise<Asked>[] = [];
-  /** Where the page begins that is to be asked for when one is taken. */
-  #next: Uint8Array | null = null;
-  #over = false;
   readonly totals = { pages: 0, keys: 0, written: 0, deleted: 0 };
 
   constructor(stream: Stream, lead: Leadership, signal: AbortSignal) {
@@ -116,7 +101,6 @@ class Scan implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    this.#over = true;
     this.#progress[Symbol.dispose]();
     this.#stream.telemetry.vitals.scan = null;
     await this.#follower?.[Symbol.asyncDispose]();
@@ -127,14 +111,14 @@ class Scan implements AsyncDisposable {
     // after a crash the watch is reopened where it was; where it cannot be, the scan starts again
     const ended = at.scanCursor === null ? await this.#firstPage() : await this.#openWatch(at.revision);
     if (ended) return ended;
-    this.#ask(at.scanCursor!);
+    let ahead = this.#readAhead();
     while (!this.#signal.aborted) {
       const end = await this.#applyArrived();
       if (end) return end;
-      const asked = this.#takeAsked();
-      if (!asked) return await this.#awaitCaughtUp();
-      const { page, applied } = await asked;
+      if (!ahead) return await this.#awaitCaughtUp();
+      const { page, applied } = await ahead();
       if (await this.#isAnother(page)) return "history-replaced";
+      ahead = page.last ? null : this.#readAhead(page.to);
       const replaced = await this.#write(
         page,
         page.last ? this.#range.to : page.to,
@@ -169,30 +153,13 @@ class Scan implements AsyncDisposable {
     return null;
   }
 
-  /** Begins to read the page at `from`, and once it is there the next one, as far as AHEAD allows. */
-  #ask(from: Uint8Array): void {
-    if (this.#over || equalBytes(from, this.#range.to)) return;
-    if (this.#asked.length >= AHEAD) {
-      this.#next = from;
-      return;
-    }
+  /** Begins to read the next page; null where the last one is in. */
+  #readAhead(from = this.#lead.at.scanCursor!): (() => Promise<{ page: Page; applied: number }>) | null {
+    if (from.length === this.#range.to.length && from.every((b, i) => b === this.#range.to[i])) return null;
     const applied = this.#applied;
-    const asked = (async () => {
-      const page = await this.#pages.read(from);
-      if (!page.last) this.#ask(page.to);
-      return { page, applied };
-    })();
-    asked.catch(() => {}); // it is awaited after the pages before it
-    this.#asked.push(asked);
-  }
-
-  /** The next page; undefined where the last one is in. */
-  #takeAsked(): Promise<Asked> | undefined {
-    const asked = this.#asked.shift();
-    const from = this.#next;
-    this.#next = null;
-    if (from) this.#ask(from);
-    return asked;
+    const reading = this.#pages.read(from);
+    reading.catch(() => {}); // it is awaited after the page before it
+    return async () => ({ page: await reading, applied });
   }
 
   async #write(
