@@ -11,6 +11,7 @@ const MARKERS = "/_etcd-pg-sync/";
 /** Keys under it are signals, see `putSignal`. */
 export const SIGNAL = "signal-";
 const HOURS_SECONDS = 6 * 3_600;
+const CLEAR_ATTEMPTS = 120;
 
 export interface Servers extends AsyncDisposable {
   embedded: Embedded;
@@ -138,8 +139,16 @@ export class Place implements AsyncDisposable {
 
 /** Removes the keys under a prefix, all for '', and forgets that they were there. */
 export async function clear(etcd: Connection, prefix: string): Promise<void> {
-  await etcd.call("KV/DeleteRange", prefixRequest(prefix, false));
-  await compact(etcd, prefix);
+  // millions of keys take etcd longer than it lets a request wait, but it goes on deleting
+  for (let left = CLEAR_ATTEMPTS;; left--) {
+    try {
+      await etcd.call("KV/DeleteRange", prefixRequest(prefix, false));
+      return await compact(etcd, prefix);
+    } catch (error) {
+      if (left === 0) throw error;
+      await pause(1_000);
+    }
+  }
 }
 
 /** At a revision of its own, as etcd refuses to compact twice at one. */
