@@ -107,6 +107,7 @@ export class OwnWrites {
     const from = this.#walks.get(walkKey(row)) ?? { reached: row.revision, upTo: row.seenRevision };
     if (from.upTo < (this.#learned.get(row.key) ?? this.since)) return undefined;
     const own = newerThan(from.upTo, this.#byKey.get(row.key) ?? []);
+    if (own.length === 0) return from.reached; // most keys are written once: there is nothing to remember
     return this.#remember(row, walk(from.reached, from.upTo, own), own.at(-1)?.result ?? from.upTo);
   }
 
@@ -149,15 +150,16 @@ export function planTxn(
   rows: WalRow[],
   expected: number[],
 ): TxnPlan {
+  const keys = rows.map(({ key }) => keyBytes(key));
   return {
     compares: [
       { key: marker.key, revision: marker.revision },
-      ...rows.map((row, i) => ({ key: keyBytes(row.key), revision: expected[i] })),
+      ...keys.map((key, i) => ({ key, revision: expected[i] })),
     ],
     writes: [
       { key: marker.key, value: marker.value, keepLease: false },
       ...rows.map((row, i) => ({
-        key: keyBytes(row.key),
+        key: keys[i],
         value: row.tombstone ? null : valueBytes(row),
         // etcd refuses ignore_lease for a key that is not there, and with it the whole transaction
         keepLease: row.keepLease && expected[i] > 0,

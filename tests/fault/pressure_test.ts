@@ -2,8 +2,8 @@
 
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
-import { judged } from "../support/history.ts";
-import { hold, streaming, strict, untilBlocked, untilStreaming } from "../support/run.ts";
+import { judged, quiet } from "../support/history.ts";
+import { crashed, hold, streaming, strict, untilBlocked, untilStreaming } from "../support/run.ts";
 import { installed } from "../support/schema.ts";
 import { eventually, makeWorld, type World } from "../support/world.ts";
 
@@ -75,6 +75,31 @@ Deno.test("a lock that a page waits for costs the scan no leadership", strict, a
   await untilStreaming(world, program);
   assert.equal((await world.state())!.epoch, 1);
 });
+
+Deno.test(
+  "a lock that keeps a resync from reading the mirror's rows costs it no leadership",
+  strict,
+  async () => {
+    await using world = await makeWorld();
+    await world.etcd.put(world.key("a"), "1");
+    const before = await streaming(world);
+    await quiet(world);
+    await crashed(world, before);
+    await world.etcd.delete(world.key("a"));
+    await world.etcd.compact(await world.etcd.put(world.key("b"), "2"));
+    const { epoch } = (await world.state())!;
+    const release = await hold(world.session(), "lock table etcd_kv in access exclusive mode");
+    const program = world.program();
+    await untilBlocked(world, program, /etcd_kv/);
+    await eventually(() => waited(world, 3));
+    await release();
+    await untilStreaming(world, program);
+    await quiet(world);
+    assert.equal((await world.state())!.epoch, epoch + 1);
+    const rows = await world.sql("select key from etcd order by key");
+    assert.deepEqual(rows, [{ key: world.key("b") }]);
+  },
+);
 
 /** The program waits for the table in at least so many tries, each of which ends after a second. */
 async function waited(world: World, tries: number): Promise<boolean> {
