@@ -28,6 +28,8 @@ export class Recorder implements AsyncDisposable {
   #logging: Promise<number> | undefined;
   #stop = false;
   #setBack = false;
+  /** When PostgreSQL's processes were last started together. */
+  #started: string | undefined;
   #reading = Promise.resolve();
 
   constructor(site: Site) {
@@ -124,7 +126,13 @@ export class Recorder implements AsyncDisposable {
     await session[Symbol.asyncDispose]();
   }
 
+  /** A crash of PostgreSQL takes back what was not on disk yet, as docs/how-it-works.md says. */
   async #read(session: Session): Promise<void> {
+    const [{ started }] = await session.sql(
+      "select backend_start::text as started from pg_stat_activity where backend_type = 'checkpointer'",
+    );
+    if (this.#started !== undefined && started !== this.#started) this.#setBack = true;
+    this.#started = started;
     const snapshot = await takeSnapshot(session, COLD);
     this.taken++;
     const last = this.snapshots.at(-1);
