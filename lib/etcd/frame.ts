@@ -1,4 +1,5 @@
 /** HTTP/2's frames as bytes (RFC 9113, 4 and 6), as far as lib/etcd/http2.ts needs them. */
+import { concat } from "../core/codec.ts";
 
 export const FRAME_HEAD_BYTES = 9;
 /** What a sender may assume before it is told. */
@@ -71,14 +72,4 @@ export function uint32(value: number): number[] {
 
 export function readUint32(bytes: Uint8Array, at: number): number {
   return (bytes[at] << 24 | bytes[at + 1] << 16 | bytes[at + 2] << 8 | bytes[at + 3]) >>> 0;
-}
-
-export function concat(parts: ArrayLike<number>[]): Uint8Array {
-  const out = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    out.set(part, at);
-    at += part.length;
-  }
-  return out;
 }

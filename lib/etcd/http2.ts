@@ -6,8 +6,8 @@
  * The window is as wide as it may be: a message is taken up as it arrives, and one that is larger than it may be is given
  * up at its first bytes.
  */
+import { concat } from "../core/codec.ts";
 import {
-  concat,
   ERROR,
   FIRST_WINDOW,
   FLAG,

@@ -1,6 +1,7 @@
 /** The client of HTTP/2 against a peer that says, frame by frame, what a server or a proxy may say. */
 import assert from "node:assert/strict";
-import { concat, ERROR, FLAG, FRAME, frame, readUint32, SETTING, uint32 } from "../../lib/etcd/frame.ts";
+import { concat } from "../../lib/core/codec.ts";
+import { ERROR, FLAG, FRAME, frame, readUint32, SETTING, uint32 } from "../../lib/etcd/frame.ts";
 import { encodeHeaders } from "../../lib/etcd/hpack.ts";
 import { Http2Error, TooLargeError } from "../../lib/etcd/http2_call.ts";
 import {

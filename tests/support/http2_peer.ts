@@ -1,5 +1,6 @@
 /** A server of HTTP/2 that does, frame by frame, what a test tells it: what no real server does on demand. */
-import { concat, FLAG, FRAME, frame, FRAME_HEAD_BYTES, readHead, uint32 } from "../../lib/etcd/frame.ts";
+import { concat } from "../../lib/core/codec.ts";
+import { FLAG, FRAME, frame, FRAME_HEAD_BYTES, readHead, uint32 } from "../../lib/etcd/frame.ts";
 import { encodeHeaders } from "../../lib/etcd/hpack.ts";
 import { Http2Connection } from "../../lib/etcd/http2.ts";
 
