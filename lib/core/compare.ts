@@ -162,11 +162,23 @@ function isSameValue({ value }: KeyValue, row: MirrorEntry): boolean {
 
 /** As etcd orders keys. */
 export function compareBytes(a: Uint8Array, b: Uint8Array): number {
-  const length = Math.min(a.length, b.length);
+  return compareSlices(a, 0, a.length, b, 0, b.length);
+}
+
+/** As `compareBytes`, where the two lie in others; no object is made for them. */
+export function compareSlices(
+  a: Uint8Array,
+  aFrom: number,
+  aTo: number,
+  b: Uint8Array,
+  bFrom: number,
+  bTo: number,
+): number {
+  const length = Math.min(aTo - aFrom, bTo - bFrom);
   for (let i = 0; i < length; i++) {
-    if (a[i] !== b[i]) return a[i] - b[i];
+    if (a[aFrom + i] !== b[bFrom + i]) return a[aFrom + i] - b[bFrom + i];
   }
-  return a.length - b.length;
+  return aTo - aFrom - (bTo - bFrom);
 }
 
 /** Differences as the columns that one repair takes. Nothing of a page or a chunk is kept alive by them. */

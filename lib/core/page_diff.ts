@@ -2,9 +2,10 @@
  * A page beside the rows of its range, both in the order of etcd's bytes: what a merge has to look at, which in a resync
  * is little. Pure. Only plain keys are compared so, whose text is their bytes: others sort elsewhere (codec.ts).
  */
-import { keyText } from "./codec.ts";
-import { mirroredKey, type Probe, type Selection } from "./plan.ts";
-import type { KeyCursor, KeyValue, PackedKeys } from "./words.ts";
+import { asText, keyText } from "./codec.ts";
+import { compareSlices } from "./compare.ts";
+import { mayBeOwn, mirroredKey, type Probe, type Selection } from "./plan.ts";
+import { type KeyCursor, type KeyValue, keyValueAt, type PackedKeys } from "./words.ts";
 
 /** A row of the mirror as it lies in `bytes`. A beginning of -1 is null. */
 export interface RowView {
@@ -54,7 +55,7 @@ export class PageDiff {
         this.gone.push(keyText(row.bytes.subarray(row.keyFrom, row.keyTo)));
         return;
       }
-      if (order < 0 || !this.#isSame(row)) this.differing.push(this.#current());
+      if (order < 0 || !this.#isSame(row)) this.differing.push(keyValueAt(this.#cursor));
       this.#more = this.#step();
       if (order === 0) return;
     }
@@ -62,7 +63,7 @@ export class PageDiff {
 
   /** There are no more rows. */
   end(): void {
-    for (; this.#more; this.#more = this.#step()) this.differing.push(this.#current());
+    for (; this.#more; this.#more = this.#step()) this.differing.push(keyValueAt(this.#cursor));
   }
 
   /** To the next key that is mirrored; false: there is none, or it is not comparable. */
@@ -83,8 +84,10 @@ export class PageDiff {
 
   /** Whether the key is mirrored. A key too long for it has to be told of, which is the whole page's merge. */
   #plainKey({ bytes, keyFrom, keyTo }: KeyCursor): boolean {
-    const own = bytes[keyFrom] === OWN_BEGINS[0] && bytes[keyFrom + 1] === OWN_BEGINS[1];
-    if (!own && keyTo - keyFrom <= this.select.maxKeyBytes && isAscii(bytes, keyFrom, keyTo)) return true;
+    if (
+      !mayBeOwn(bytes, keyFrom) && keyTo - keyFrom <= this.select.maxKeyBytes &&
+      isAscii(bytes, keyFrom, keyTo)
+    ) return true;
     const key = mirroredKey(bytes.subarray(keyFrom, keyTo), this.select);
     if ("text" in key) this.comparable = !key.text.includes("\\x");
     else if (key.skipped === "too-long") this.comparable = false;
@@ -93,45 +96,25 @@ export class PageDiff {
 
   #compareKey(row: RowView): number {
     const kv = this.#cursor;
-    const size = Math.min(kv.keyTo - kv.keyFrom, row.keyTo - row.keyFrom);
-    for (let i = 0; i < size; i++) {
-      const order = kv.bytes[kv.keyFrom + i] - row.bytes[row.keyFrom + i];
-      if (order !== 0) return order;
-    }
-    return kv.keyTo - kv.keyFrom - (row.keyTo - row.keyFrom);
+    return compareSlices(kv.bytes, kv.keyFrom, kv.keyTo, row.bytes, row.keyFrom, row.keyTo);
   }
 
-  /** A value that stands in the wrong column is another one. */
   #isSame(row: RowView): boolean {
     const kv = this.#cursor;
-    if (
-      kv.modRevision !== row.revision || kv.createRevision !== row.createRevision ||
-      kv.version !== row.version || row.timeline !== this.timeline
-    ) return false;
-    const text = row.valueFrom >= 0;
-    const from = text ? row.valueFrom : row.valueBytesFrom;
-    const size = (text ? row.valueTo : row.valueBytesTo) - from;
-    if (kv.valueTo - kv.valueFrom !== size) return false;
-    for (let i = 0; i < size; i++) if (kv.bytes[kv.valueFrom + i] !== row.bytes[from + i]) return false;
-    return true;
+    return kv.modRevision === row.revision && kv.createRevision === row.createRevision &&
+      kv.version === row.version && row.timeline === this.timeline && this.#isSameValue(row);
   }
 
-  #current(): KeyValue {
-    const { bytes, keyFrom, keyTo, valueFrom, valueTo, createRevision, modRevision, version, lease } =
-      this.#cursor;
-    return {
-      key: bytes.subarray(keyFrom, keyTo),
-      value: bytes.subarray(valueFrom, valueTo),
-      createRevision,
-      modRevision,
-      version,
-      lease,
-    };
+  /** In the right column too: what is text stands in `value`. */
+  #isSameValue(row: RowView): boolean {
+    const { bytes, valueFrom, valueTo } = this.#cursor;
+    const isText = row.valueFrom >= 0;
+    const from = isText ? row.valueFrom : row.valueBytesFrom;
+    const to = isText ? row.valueTo : row.valueBytesTo;
+    if (compareSlices(bytes, valueFrom, valueTo, row.bytes, from, to) !== 0) return false;
+    return isText || asText(bytes.subarray(valueFrom, valueTo)) === undefined;
   }
 }
-
-/** `/_`, with which our own keys begin. */
-const OWN_BEGINS = [0x2f, 0x5f];
 
 /** Without a NUL and a backslash too. */
 function isAscii(bytes: Uint8Array, from: number, to: number): boolean {

@@ -46,6 +46,11 @@ const encoder = new TextEncoder();
 /** The last character; 625 of them are as long as a key can be. */
 const LAST = "\u{10ffff}";
 
+/** By two bytes of the key that begins at `from`: whether it can be one of our own. */
+export function mayBeOwn(bytes: Uint8Array, from: number): boolean {
+  return bytes[from] === OWN[0] && bytes[from + 1] === OWN[1];
+}
+
 /** A key's text, or why it is not mirrored. */
 export function mirroredKey(
   key: Uint8Array,

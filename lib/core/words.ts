@@ -81,3 +81,15 @@ export interface Page {
 
 /** Keys under this prefix are the program's own: never mirrored, never written from SQL. */
 export const OWN_PREFIX = "/_etcd-pg-sync/";
+
+/** The key that the cursor stands on; parts of its bytes. */
+export function keyValueAt(at: KeyCursor): KeyValue {
+  return {
+    key: at.bytes.subarray(at.keyFrom, at.keyTo),
+    value: at.bytes.subarray(at.valueFrom, at.valueTo),
+    createRevision: at.createRevision,
+    modRevision: at.modRevision,
+    version: at.version,
+    lease: at.lease,
+  };
+}

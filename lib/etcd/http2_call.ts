@@ -2,7 +2,7 @@
 import { ERROR, readUint32 } from "./frame.ts";
 
 /** Of a message in grpc's stream: one byte of flags, four of length. */
-export const MESSAGE_HEAD_BYTES = 5;
+const MESSAGE_HEAD_BYTES = 5;
 
 /** Why a call has no answer. */
 export class Http2Error extends Error {

@@ -5,6 +5,7 @@
 import { Buffer } from "node:buffer";
 import type { EtcdMember, EtcdSide } from "../core/status.ts";
 import { type CallOptions, EtcdClient, type EtcdOptions } from "./client.ts";
+import { encodeRange } from "./encode.ts";
 import { decodeRangeResponse, Reader } from "./wire.ts";
 
 const TIMEOUT_MS = 3_000;
@@ -52,7 +53,7 @@ export class EtcdStatusReader implements Disposable {
 
   async #now(): Promise<{ revision: number; clusterId: string }> {
     const { header } = await this.#all.call("KV", "Range", {}, {
-      encode: () => bytesField(1, this.key),
+      encode: () => encodeRange({ key: this.key, end: null, limit: 0, revision: 0 }),
       decode: decodeRangeResponse,
       timeoutMs: TIMEOUT_MS,
       repeatable: true,
@@ -82,14 +83,6 @@ async function answer<T>(work: Promise<T>): Promise<Answer<T>> {
 /** A request without fields: all alarms of all members, the members as this server knows them. */
 function empty<T>(decode: (bytes: Uint8Array) => T): CallOptions<T> {
   return { encode: () => Buffer.alloc(0), decode, timeoutMs: TIMEOUT_MS, repeatable: true };
-}
-
-/** A field of bytes. */
-function bytesField(number: number, bytes: Uint8Array): Buffer {
-  const length = [];
-  let left = bytes.length;
-  for (; left >= 0x80; left >>>= 7) length.push(left & 0x7f | 0x80);
-  return Buffer.concat([Buffer.from([number << 3 | 2, ...length, left]), bytes]);
 }
 
 const text = new TextDecoder();

@@ -3,7 +3,7 @@
  * objects for each key and takes most of a scan's time). Field numbers: etcd's api/etcdserverpb/rpc.proto and
  * api/mvccpb/kv.proto, unchanged since 3.0. Unknown fields are skipped.
  */
-import type { Event, KeyCursor, KeyValue, PackedKeys } from "../core/words.ts";
+import { type Event, type KeyCursor, type KeyValue, keyValueAt, type PackedKeys } from "../core/words.ts";
 
 export interface Header {
   /** Unsigned 64 bit, as decimal text. */
@@ -194,16 +194,7 @@ class WireKeys implements PackedKeys {
   }
 
   *[Symbol.iterator](): Generator<KeyValue> {
-    for (const at = this.cursor(); at.next();) {
-      yield {
-        key: this.bytes.subarray(at.keyFrom, at.keyTo),
-        value: this.bytes.subarray(at.valueFrom, at.valueTo),
-        createRevision: at.createRevision,
-        modRevision: at.modRevision,
-        version: at.version,
-        lease: at.lease,
-      };
-    }
+    for (const at = this.cursor(); at.next();) yield keyValueAt(at);
   }
 }
 

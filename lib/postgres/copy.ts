@@ -3,7 +3,7 @@
  * bytes in both, so no string and no object is made for them. The format: PostgreSQL's manual, COPY, "Binary Format".
  */
 import { Buffer, isUtf8 } from "node:buffer";
-import { mirroredKey, type Probe, type Selection, type Skipped, skippedKey } from "../core/plan.ts";
+import { mayBeOwn, mirroredKey, type Probe, type Selection, type Skipped, skippedKey } from "../core/plan.ts";
 import type { KeyCursor, PackedKeys } from "../core/words.ts";
 
 /** COPY is twice as fast with chunks of a megabyte as with one for each row. */
@@ -15,8 +15,6 @@ const COLUMNS = 8;
 const FIXED = 2 + COLUMNS * 4 + 5 * 8;
 /** An escape is four bytes for one. */
 const ESCAPED = 4;
-/** `/_`, with which our own keys begin. */
-const OWN_BEGINS = [0x2f, 0x5f];
 /** Four bytes at once. */
 const ONES = 0x01010101;
 const HIGHS = 0x80808080 | 0;
@@ -109,7 +107,7 @@ export class PageCopy {
   /** false: the key is not mirrored. */
   #key({ bytes, keyFrom, keyTo, modRevision }: KeyCursor): boolean {
     const size = keyTo - keyFrom;
-    const own = bytes[keyFrom] === OWN_BEGINS[0] && bytes[keyFrom + 1] === OWN_BEGINS[1];
+    const own = mayBeOwn(bytes, keyFrom);
     // a plain key is its own text; only one of our own, or a long one, is not mirrored
     if (!own && size <= this.select.maxKeyBytes && this.#plain(keyFrom, keyTo, BACKSLASH)) return true;
     const key = bytes.subarray(keyFrom, keyTo);

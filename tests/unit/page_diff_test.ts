@@ -101,7 +101,7 @@ Deno.test("PageDiff finds the keys that differ, and the rows that are gone", str
         if (what === "column") {
           Object.assign(
             was,
-            was.text === null ? { text: "", bytes: null } : { text: null, bytes: Buffer.from("other") },
+            was.text === null ? { text: "", bytes: null } : { text: null, bytes: Buffer.from(was.text) },
           );
         }
         if (what !== "gone") kvs.push(now);
