@@ -41,6 +41,7 @@ export async function addCommands(asked: string | undefined): Promise<void> {
 }
 
 if (import.meta.main) {
+  process.noDeprecation = true; // Deno's own (punycode, by dns.lookup before 2.7): whoever runs this cannot mend it
   try {
     await addCommands(process.argv[2]);
     await program.parseAsync(process.argv);

@@ -1,31 +1,30 @@
 /** When keys arrive in etcd, in this process. */
 import { EtcdClient } from "../lib/etcd/client.ts";
 import { Watch } from "../lib/etcd/watch.ts";
+import type { WatchResponse } from "../lib/etcd/wire.ts";
 import { prefixRange } from "../lib/stream.ts";
 import { now } from "./load.ts";
 import type { Place } from "./servers.ts";
 
-export class KeyWatch implements AsyncDisposable {
+export class KeyWatch implements Disposable {
   readonly #times = new Map<string, number>();
   readonly #waiting = new Map<string, (at: number) => void>();
-  readonly #ended: Promise<void>;
+  readonly #client: EtcdClient;
+  #watch: Watch | undefined;
 
-  private constructor(
-    readonly place: Place,
-    readonly watch: Watch,
-    readonly client: EtcdClient,
-    created: () => void,
-  ) {
-    this.#ended = this.#read(created).catch(() => {}); // it is cancelled at the end
+  private constructor(readonly place: Place) {
+    this.#client = new EtcdClient({ endpoints: [place.endpoint] });
   }
 
   /** Opens a watch of the place's prefix, from now on. */
   static async open(place: Place): Promise<KeyWatch> {
-    const client = new EtcdClient({ endpoints: [place.endpoint] });
+    const keys = new KeyWatch(place);
     const range = prefixRange(new TextEncoder().encode(place.prefix));
-    const watch = await Watch.open(client, range, 0, false);
     const created = Promise.withResolvers<void>();
-    const keys = new KeyWatch(place, watch, client, created.resolve);
+    keys.#watch = await Watch.open(keys.#client, range, 0, false, (response) => {
+      created.resolve();
+      keys.#receive(response);
+    });
     await created.promise;
     return keys;
   }
@@ -43,22 +42,18 @@ export class KeyWatch implements AsyncDisposable {
     });
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.watch[Symbol.asyncDispose]();
-    await this.#ended;
-    this.client.close();
+  [Symbol.dispose](): void {
+    this.#watch?.cancel();
+    this.#client.close();
   }
 
-  async #read(created: () => void): Promise<void> {
-    for await (const { events } of this.watch) {
-      created();
-      const at = now();
-      for (const { kv } of events) {
-        const key = new TextDecoder().decode(kv.key);
-        if (!this.#times.has(key)) this.#times.set(key, at);
-        this.#waiting.get(key)?.(at);
-        this.#waiting.delete(key);
-      }
+  #receive({ events }: WatchResponse): void {
+    const at = now();
+    for (const { kv } of events) {
+      const key = new TextDecoder().decode(kv.key);
+      if (!this.#times.has(key)) this.#times.set(key, at);
+      this.#waiting.get(key)?.(at);
+      this.#waiting.delete(key);
     }
   }
 }

@@ -5,6 +5,7 @@
 import { Buffer } from "node:buffer";
 import { EtcdClient } from "../lib/etcd/client.ts";
 import { encodeWatchCreate } from "../lib/etcd/encode.ts";
+import { WATCH_WINDOW_BYTES } from "../lib/etcd/watch.ts";
 import { prefixRange } from "../lib/stream.ts";
 import { now } from "./load.ts";
 import { cpuSeconds, peakMegabytes } from "./proc.ts";
@@ -94,13 +95,13 @@ export class BareWatch implements Follower {
 }
 
 async function follow(endpoint: string, prefix: string, revision: number): Promise<void> {
-  const client = new EtcdClient({ endpoints: [endpoint] });
-  const stream = await client.stream<Buffer>("Watch", "Watch", (bytes) => bytes);
+  const client = new EtcdClient({ endpoints: [endpoint] }, { windowBytes: WATCH_WINDOW_BYTES });
   const { from, to } = prefixRange(new TextEncoder().encode(prefix));
-  stream.write(encodeWatchCreate({ key: from, end: to, startRevision: revision, fragment: false }));
+  const create = encodeWatchCreate({ key: from, end: to, startRevision: revision, fragment: false });
   const signal = Buffer.from(prefix + SIGNAL);
   let first = true;
-  for await (const message of stream as AsyncIterable<Buffer>) {
+  const asBuffer = (bytes: Uint8Array) => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length);
+  const watch = await client.stream("Watch", "Watch", create, asBuffer, (message) => {
     const at = now();
     if (first) console.log(JSON.stringify({ number: 0, at }));
     first = false;
@@ -108,7 +109,8 @@ async function follow(endpoint: string, prefix: string, revision: number): Promi
       const digits = /^\d+/.exec(message.toString("latin1", i + signal.length, i + signal.length + 12))!;
       console.log(JSON.stringify({ number: Number(digits[0]), at }));
     }
-  }
+  });
+  await watch.ended;
 }
 
 if (import.meta.main) {

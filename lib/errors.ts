@@ -1,6 +1,6 @@
 /** What an error means for the program: one table for codes, exit codes and retries, decided by code, never by message. */
-import * as grpc from "@grpc/grpc-js";
 import type { Code } from "./core/codes.ts";
+import { STATUS } from "./etcd/error.ts";
 
 /** By the first digit of a code, see lib/core/codes.ts. */
 export const EXIT = {
@@ -68,12 +68,12 @@ const SYSTEM = new Set([
   "ENOENT",
 ]);
 
-const GRPC: Partial<Record<grpc.status, Code>> = {
-  [grpc.status.UNAVAILABLE]: "EPS-211",
-  [grpc.status.DEADLINE_EXCEEDED]: "EPS-212",
-  [grpc.status.INTERNAL]: "EPS-211", // grpc's own, for a connection that ends in the middle; etcd has no use of it
-  [grpc.status.UNAUTHENTICATED]: "EPS-311",
-  [grpc.status.PERMISSION_DENIED]: "EPS-312",
+const GRPC: Record<number, Code> = {
+  [STATUS.UNAVAILABLE]: "EPS-211",
+  [STATUS.DEADLINE_EXCEEDED]: "EPS-212",
+  [STATUS.INTERNAL]: "EPS-211", // grpc's own, for a connection that ends in the middle; etcd has no use of it
+  [STATUS.UNAUTHENTICATED]: "EPS-311",
+  [STATUS.PERMISSION_DENIED]: "EPS-312",
 };
 
 /** An error of the system's sockets. */
@@ -86,7 +86,7 @@ export function codeOf(error: unknown): Code {
   if (error instanceof Fatal) return error.code;
   if (error instanceof LostPlace) return "EPS-701";
   const code = (error as { code?: unknown }).code;
-  if (typeof code === "number") return GRPC[code as grpc.status] ?? "EPS-402";
+  if (typeof code === "number") return GRPC[code] ?? "EPS-402";
   if (typeof code !== "string") {
     return error instanceof AggregateError && error.errors.length ? codeOf(error.errors[0]) : "EPS-400";
   }

@@ -4,6 +4,7 @@ import { checkedEtcdVersion, withEtcd, withPostgres } from "./connect.ts";
 import { selectionOf } from "./core/plan.ts";
 import { kindOf } from "./errors.ts";
 import { EtcdClient } from "./etcd/client.ts";
+import { WATCH_WINDOW_BYTES } from "./etcd/watch.ts";
 import { readKey, readRange } from "./etcd/kv.ts";
 import type { Log } from "./log.ts";
 import { type PostgresOptions, Session } from "./postgres/client.ts";
@@ -23,7 +24,10 @@ export async function openStream(
   { guest = false } = {},
 ): Promise<Stream> {
   const kv = opened.adopt(new EtcdClient(config.etcd), (client) => client.close());
-  const watch = opened.adopt(new EtcdClient(config.etcd), (client) => client.close());
+  const watch = opened.adopt(
+    new EtcdClient(config.etcd, { windowBytes: WATCH_WINDOW_BYTES }),
+    (client) => client.close(),
+  );
   await withPostgres(config, () => install(config, postgres, log, guest));
   const server = await withEtcd(config, async () => {
     const server = await checkedEtcdVersion(config, kv, log);

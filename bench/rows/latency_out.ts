@@ -20,7 +20,7 @@ export const latencyOut: Row = {
           async (running, place) => {
             const writes = bench.size(1_000, 20);
             await using session = await openSession(place.dsn);
-            await using watch = await KeyWatch.open(place);
+            using watch = await KeyWatch.open(place);
             const times = [];
             const began = now();
             // one that is slow has had its say after a minute

@@ -4,7 +4,6 @@ import { checkEtcd } from "../check/etcd.ts";
 import { exitCode, type Finding, findingsText } from "../check/finding.ts";
 import { checkPostgres } from "../check/postgres.ts";
 import { checkGiven, fillingVariables, type Flags, readConfig, shown } from "../config.ts";
-import { guardTransport } from "../etcd/guard.ts";
 import { makeLog } from "../log.ts";
 import { readSettings } from "../settings/read.ts";
 import { sourceText } from "../settings/source.ts";
@@ -74,7 +73,6 @@ function variableText(name: string, value: string): string {
 }
 
 async function run(flags: Formatted): Promise<void> {
-  guardTransport();
   const config = readConfig(flags);
   const { findings: postgres, streamId } = await checkPostgres(config, makeLog(config.log));
   const findings: Finding[] = [...postgres, ...await checkEtcd(config, streamId)];

@@ -3,7 +3,6 @@ import type { Command } from "commander";
 import { configOf, logOf, readConfig } from "../config.ts";
 import { startEmbedded } from "../embedded/embedded.ts";
 import { Fatal } from "../errors.ts";
-import { guardTransport } from "../etcd/guard.ts";
 import { firstSteps } from "../first_steps.ts";
 import { stopSignal } from "../lifecycle.ts";
 import { makeLog } from "../log.ts";
@@ -30,7 +29,6 @@ async function run(flags: Flags): Promise<void> {
   let settings = readSettings(flags, env); // once: the file may be a pipe
   const log = makeLog(logOf(settings));
   const signal = stopSignal(log);
-  guardTransport(log);
   await using opened = new AsyncDisposableStack();
   const embedded = flags.embedded || flags.embeddedDir;
   if (embedded) {

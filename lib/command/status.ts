@@ -3,7 +3,6 @@ import type { Command } from "commander";
 import { type Flags as SettingFlags, readTarget } from "../config.ts";
 import { screen } from "../core/screen.ts";
 import type { Status } from "../core/status.ts";
-import { guardTransport } from "../etcd/guard.ts";
 import { sleep, stopSignal } from "../lifecycle.ts";
 import { StatusReader, statusTarget } from "../status.ts";
 import { answer, connectionOptions, type Format, formatOption } from "./options.ts";
@@ -25,7 +24,6 @@ export function addStatus(program: Command): void {
 }
 
 async function run(flags: Flags): Promise<void> {
-  guardTransport();
   await using reader = new StatusReader(statusTarget(readTarget(flags)));
   const status = flags.watch ? await watch(reader, flags.format) : await reader.read();
   if (!flags.watch) answer(flags.format, status, screen(status).trimEnd());

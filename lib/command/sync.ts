@@ -5,7 +5,6 @@ import { checkedEtcdVersion, postgresOptions, withBoth, withEtcd, withPostgres }
 import { selectionOf } from "../core/plan.ts";
 import { EXIT } from "../errors.ts";
 import { EtcdClient } from "../etcd/client.ts";
-import { guardTransport } from "../etcd/guard.ts";
 import { stopSignal } from "../lifecycle.ts";
 import { type Log, makeLog } from "../log.ts";
 import { Session } from "../postgres/client.ts";
@@ -40,7 +39,6 @@ async function run(flags: Flags): Promise<void> {
   const config = readConfig(flags);
   const log = makeLog(config.log);
   const signal = stopSignal(log);
-  guardTransport(log);
   using progress = new Progress(log, "compare");
   const page = (keys: number, remaining: number) => progress.page(keys, remaining);
   if (flags.dryRun) {

@@ -6,7 +6,6 @@ import { keyBytes, keyText, startsWith } from "../core/codec.ts";
 import { selectionOf } from "../core/plan.ts";
 import { EXIT } from "../errors.ts";
 import { EtcdClient } from "../etcd/client.ts";
-import { guardTransport } from "../etcd/guard.ts";
 import { stopSignal } from "../lifecycle.ts";
 import { type Log, makeLog } from "../log.ts";
 import { checkStream } from "../postgres/state.ts";
@@ -45,7 +44,6 @@ async function run(flags: Flags): Promise<void> {
   const prefix = readPrefix(flags.prefix, target.prefix);
   const log = makeLog(target.log);
   const signal = stopSignal(log);
-  guardTransport(log);
   const verdict = await validate(target, log, { signal, prefix, show, fix: flags.fix });
   print(format, () => verdictJson(verdict), () => [...verdictLines(verdict), ...advice(verdict, flags)]);
   if (countOf(verdict.left) > 0) Deno.exitCode = EXIT.differences;

@@ -1,14 +1,12 @@
 /** Calls to etcd: one server of the list at a time, the next one when it fails; a login when a token has ended. */
-import type { Buffer } from "node:buffer";
-import * as grpc from "@grpc/grpc-js";
-import { type DirectOptions, directUnary } from "./direct.ts";
-import { Endpoint, MAX_RECEIVE_BYTES, type TlsFiles } from "./endpoint.ts";
-import { EtcdError } from "./error.ts";
-import { OLD_HTTP2 } from "./old_http2.ts";
-import { methodPath, type Service } from "./protocol.ts";
-import { CALL_TIMEOUT_MS, unary, type UnaryOptions } from "./unary.ts";
-
-export { EtcdError } from "./error.ts";
+import { Buffer } from "node:buffer";
+import { Endpoint, type TlsFiles } from "./endpoint.ts";
+import { EtcdError, STATUS } from "./error.ts";
+import { encodeLogin } from "./encode.ts";
+import type { Http2Connection, OpenStream } from "./http2.ts";
+import { method, methodPath, type Service } from "./protocol.ts";
+import { callRpc, type Metadata, openRpc } from "./rpc.ts";
+import { decodeToken } from "./wire.ts";
 
 /** What `--etcd-dsn` says of the servers, see lib/etcd/dsn.ts. */
 export interface EtcdOptions {
@@ -20,21 +18,25 @@ export interface EtcdOptions {
   tls?: TlsFiles;
 }
 
-export interface CallOptions<Answer> extends Omit<UnaryOptions<Answer>, "metadata"> {
+export interface CallOptions {
+  timeoutMs?: number;
   /** A read: where the server does not answer, the next one is asked. */
   repeatable?: boolean;
 }
+
+const CALL_TIMEOUT_MS = 10_000;
 
 /** The watch has a client of its own, so that a page never waits behind events. */
 export class EtcdClient {
   #options: EtcdOptions;
   readonly #endpoints: Endpoint[];
   #at = 0;
-  #login: Promise<grpc.Metadata> | undefined;
+  #login: Promise<Metadata> | undefined;
 
-  constructor(options: EtcdOptions) {
+  /** @param windowBytes what a stream may receive after `pause`, see lib/etcd/http2.ts */
+  constructor(options: EtcdOptions, { windowBytes }: { windowBytes?: number } = {}) {
     this.#options = options;
-    this.#endpoints = options.endpoints.map((address) => new Endpoint(address, options.tls));
+    this.#endpoints = options.endpoints.map((address) => new Endpoint(address, options.tls, windowBytes));
   }
 
   /**
@@ -44,69 +46,57 @@ export class EtcdClient {
   async call<Answer>(
     service: Service,
     name: string,
-    request: unknown,
-    { repeatable = false, ...options }: CallOptions<Answer> = {},
-  ): Promise<Answer> {
-    return await this.#attempt(repeatable, async (client) => {
-      const metadata = await this.#metadata(client, service);
-      return await unary(client, service, name, request, { ...options, metadata });
-    });
-  }
-
-  /**
-   * As `call`, where much is moved: on a connection of its own, see lib/etcd/http2.ts. Not where grpc-js can do it and
-   * Deno's sockets cannot: beside a CA of one's own they trust all the others, and with a client's certificate they wait
-   * for Nagle's algorithm (lib/etcd/socket.ts).
-   * @throws {EtcdError} as `call`
-   */
-  async direct<Answer>(
-    service: Service,
-    name: string,
-    message: Buffer,
-    options: Omit<CallOptions<Answer>, "encode"> & { decode: (bytes: Uint8Array) => Answer },
-  ): Promise<Answer> {
-    const { ca, cert } = this.#options.tls ?? {};
-    if ((ca || cert) && !OLD_HTTP2) {
-      return await this.call(service, name, null, { ...options, encode: () => message });
-    }
-    const { repeatable = false, timeoutMs = CALL_TIMEOUT_MS, decode } = options;
-    return await this.#attempt(repeatable, async (client, endpoint) => {
-      const metadata = await this.#metadata(client, service);
-      const how: DirectOptions<Answer> = { metadata, timeoutMs, decode, maxBytes: MAX_RECEIVE_BYTES };
-      return await directUnary(await endpoint.direct(), methodPath(service, name), message, how);
-    });
-  }
-
-  async #attempt<Answer>(
-    repeatable: boolean,
-    use: (client: grpc.Client, endpoint: Endpoint) => Promise<Answer>,
+    message: Uint8Array,
+    decode: (bytes: Uint8Array) => Answer,
+    { timeoutMs = CALL_TIMEOUT_MS, repeatable = false }: CallOptions = {},
   ): Promise<Answer> {
     let loggedIn = false;
     for (let left = this.#endpoints.length - 1;;) {
       try {
-        return await this.#connected(use);
+        return await this.#connected(async (connection) => {
+          const metadata = await this.#metadata(connection, service);
+          return await callRpc(connection, methodPath(service, name), message, {
+            metadata,
+            decode,
+            timeoutMs,
+          });
+        });
       } catch (error) {
         if (!(error instanceof EtcdError)) throw error;
-        if (error.code === grpc.status.UNAUTHENTICATED && !loggedIn) loggedIn = true;
+        if (error.code === STATUS.UNAUTHENTICATED && !loggedIn) loggedIn = true;
         else if ((error.unsent || repeatable && isOfServer(error)) && left > 0) left--;
         else throw error;
       }
     }
   }
 
-  /** Opens a stream both ways, of messages as bytes. Errors arrive on it as grpc's own; see `startOver`. */
-  async stream<Answer>(
+  /** As `call`, with objects, by the protocol file of npm etcd3. */
+  async ask<Answer>(
     service: Service,
     name: string,
-    decode: (bytes: Buffer) => Answer,
-  ): Promise<grpc.ClientDuplexStream<Buffer, Answer>> {
-    return await this.#connected(async (client) => {
-      const metadata = await this.#metadata(client, service);
-      try {
-        return client.makeBidiStreamRequest(methodPath(service, name), (bytes) => bytes, decode, metadata);
-      } catch (error) { // the channel was closed meanwhile
-        throw new EtcdError(grpc.status.UNAVAILABLE, (error as Error).message, true);
-      }
+    request: unknown,
+    options: CallOptions = {},
+  ): Promise<Answer> {
+    const { requestSerialize, responseDeserialize } = await method(service, name);
+    const decode = (bytes: Uint8Array) => responseDeserialize(Buffer.from(bytes)) as Answer;
+    return await this.call(service, name, requestSerialize(request), decode, options);
+  }
+
+  /**
+   * Opens a stream with its first message; `receive` is called with each answer as it arrives. Its `ended` fails in any
+   * case; see `startOver`.
+   * @throws {EtcdError}
+   */
+  async stream<Message>(
+    service: Service,
+    name: string,
+    message: Uint8Array,
+    decode: (bytes: Uint8Array) => Message,
+    receive: (message: Message) => void,
+  ): Promise<OpenStream> {
+    return await this.#connected(async (connection) => {
+      const metadata = await this.#metadata(connection, service);
+      return openRpc(connection, methodPath(service, name), message, { metadata, decode, receive });
     });
   }
 
@@ -129,16 +119,15 @@ export class EtcdClient {
   }
 
   /** Runs `use` on the server whose turn it is, and passes that server over if it is the one that fails. */
-  async #connected<T>(use: (client: grpc.Client, endpoint: Endpoint) => Promise<T>): Promise<T> {
+  async #connected<T>(use: (connection: Http2Connection) => Promise<T>): Promise<T> {
     const endpoint = this.#endpoints[this.#at];
     try {
-      return await use(await endpoint.connected(), endpoint);
-    } catch (caught) {
-      if (!(caught instanceof EtcdError)) throw caught;
-      const error = isOfServer(caught) ? endpoint.explain(caught) : caught;
-      if (error.code === grpc.status.UNAUTHENTICATED) this.#login = undefined;
+      return await use(await endpoint.connected());
+    } catch (error) {
+      if (!(error instanceof EtcdError)) throw error;
+      if (error.code === STATUS.UNAUTHENTICATED) this.#login = undefined;
       if (error.unsent || isOfServer(error)) this.#failOver(endpoint);
-      throw withHint(error, this.#options.tls);
+      throw error;
     }
   }
 
@@ -148,35 +137,32 @@ export class EtcdClient {
   }
 
   /** A member that has lost its leader refuses at once, and ends a stream, instead of keeping us waiting. */
-  async #metadata(client: grpc.Client, service: Service): Promise<grpc.Metadata> {
-    this.#login ??= this.#logIn(client);
+  async #metadata(connection: Http2Connection, service: Service): Promise<Metadata> {
+    this.#login ??= this.#logIn(connection);
     const login = this.#login;
     try {
-      const metadata = (await login).clone();
-      if (service !== "Maintenance") metadata.set("hasleader", "true");
-      return metadata;
+      const metadata = await login;
+      return service === "Maintenance" ? metadata : [...metadata, ["hasleader", "true"]];
     } catch (error) {
       if (this.#login === login) this.#login = undefined;
       throw error;
     }
   }
 
-  async #logIn(client: grpc.Client): Promise<grpc.Metadata> {
-    const metadata = new grpc.Metadata();
+  async #logIn(connection: Http2Connection): Promise<Metadata> {
     const { user, password = "" } = this.#options;
-    if (user === undefined) return metadata;
+    if (user === undefined) return [];
     try {
-      const request = { name: user, password };
-      const { token } = await unary<{ token: string }>(client, "Auth", "Authenticate", request, { metadata });
-      const tokens = new grpc.Metadata();
-      tokens.set("token", token);
-      return tokens;
+      const options = { metadata: [], decode: decodeToken, timeoutMs: CALL_TIMEOUT_MS };
+      const path = methodPath("Auth", "Authenticate");
+      return [["token", await callRpc(connection, path, encodeLogin(user, password), options)]];
     } catch (error) {
-      const { code, message } = error as EtcdError;
-      if (message === NO_AUTH) return metadata; // as etcd's own client: nothing to log in to
+      if (!(error instanceof EtcdError)) throw error;
+      const { code, message } = error;
+      if (message === NO_AUTH) return []; // as etcd's own client: nothing to log in to
       // a wrong password is an invalid argument to etcd
-      const kind = code === grpc.status.INVALID_ARGUMENT ? grpc.status.PERMISSION_DENIED : code;
-      throw new EtcdError(kind, message, kind !== grpc.status.PERMISSION_DENIED);
+      const kind = code === STATUS.INVALID_ARGUMENT ? STATUS.PERMISSION_DENIED : code;
+      throw new EtcdError(kind, message, kind !== STATUS.PERMISSION_DENIED);
     }
   }
 }
@@ -186,13 +172,6 @@ const NO_AUTH = "etcdserver: authentication is not enabled";
 
 /** It is the server, or the way to it, that fails, and not the request. */
 function isOfServer({ code }: EtcdError): boolean {
-  return code === grpc.status.UNAVAILABLE || code === grpc.status.DEADLINE_EXCEEDED ||
-    code === grpc.status.INTERNAL || code === grpc.status.UNKNOWN;
-}
-
-/** By TLS 1.3 a client learns that its certificate is missing only from a connection that ends, or hangs. */
-function withHint(error: EtcdError, tls: TlsFiles | undefined): EtcdError {
-  const refused = error.unsent && error.code === grpc.status.UNAVAILABLE;
-  if (!tls || tls.cert || refused || !isOfServer(error)) return error;
-  return new EtcdError(error.code, `${error.message} (it may want a client's certificate)`, error.unsent);
+  return code === STATUS.UNAVAILABLE || code === STATUS.DEADLINE_EXCEEDED ||
+    code === STATUS.INTERNAL || code === STATUS.UNKNOWN;
 }

@@ -90,6 +90,10 @@ export function encodeWatchProgress(): Buffer {
   return new Writer().bytes(3, new Uint8Array()).done();
 }
 
+export function encodeLogin(user: string, password: string): Buffer {
+  return new Writer().bytes(1, Buffer.from(user)).bytes(2, Buffer.from(password)).done();
+}
+
 const TARGET_MOD = 2;
 
 /** A transaction that puts and deletes if all compared keys have their revisions, and tells theirs otherwise. */

@@ -1,7 +1,7 @@
-/** A watch that is pumped into an inbox, within a budget of bytes, and watched over: silence is an error. */
-import * as grpc from "@grpc/grpc-js";
+/** A watch whose events go to an inbox, within a budget of bytes, and that is watched over: silence is an error. */
 import { type Batch, Inbox } from "../core/inbox.ts";
-import { type EtcdClient, EtcdError } from "./client.ts";
+import type { EtcdClient } from "./client.ts";
+import { EtcdError, STATUS } from "./error.ts";
 import { Watch } from "./watch.ts";
 import type { WatchResponse } from "./wire.ts";
 
@@ -25,11 +25,10 @@ const INBOX_BYTES = 16 * 1024 * 1024;
 const BATCH_BYTES = 4 * 1024 * 1024;
 const IDLE_MS = 1_000;
 
-export class Follower implements AsyncDisposable {
-  readonly #watch: Watch;
+export class Follower implements Disposable {
+  #watch: Watch | undefined;
   readonly #inbox: Inbox;
   readonly #options: FollowOptions;
-  readonly #pumping: Promise<void>;
   readonly #timer: ReturnType<typeof setInterval>;
   #end: End | undefined;
   /** The last sign that the stream keeps up: an event, or progress up to what is expected of it. */
@@ -37,14 +36,11 @@ export class Follower implements AsyncDisposable {
   #asked = performance.now();
   #expected = 0;
   #wakeReader: () => void = () => {};
-  #wakePump: () => void = () => {};
   readonly #created = Promise.withResolvers<void>();
 
-  private constructor(watch: Watch, options: FollowOptions) {
-    this.#watch = watch;
+  private constructor(options: FollowOptions) {
     this.#options = options;
     this.#inbox = new Inbox(options.position, options.carefulProgress);
-    this.#pumping = this.#pump();
     this.#timer = setInterval(() => this.#watchOver(), IDLE_MS / 4);
   }
 
@@ -61,16 +57,21 @@ export class Follower implements AsyncDisposable {
     range: { from: Uint8Array; to: Uint8Array },
     options: FollowOptions,
   ): Promise<Follower> {
-    const watch = await Watch.open(client, range, Math.max(options.position, 1), options.fragment);
-    const follower = new Follower(watch, options);
-    await follower.#created.promise;
-    return follower;
+    const follower = new Follower(options);
+    try {
+      await follower.#follow(client, range);
+      await follower.#created.promise;
+      return follower;
+    } catch (error) {
+      follower[Symbol.dispose]();
+      throw error;
+    }
   }
 
   /** What has arrived, or null. */
   take(): Batch | null {
     const batch = this.#inbox.take(BATCH_BYTES);
-    if (this.#inbox.bytes < INBOX_BYTES) this.#wakePump();
+    if (this.#inbox.bytes < INBOX_BYTES) this.#watch?.resume();
     return batch;
   }
 
@@ -101,32 +102,31 @@ export class Follower implements AsyncDisposable {
   /** Asks for a progress notification; it may take etcd a while, or never come. */
   requestProgress(): void {
     this.#asked = performance.now();
-    this.#watch.requestProgress();
+    this.#watch?.requestProgress();
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
+  [Symbol.dispose](): void {
     clearInterval(this.#timer);
     this.#end ??= { kind: "broken", error: new Error("closed") };
-    this.#wakePump();
-    await this.#watch[Symbol.asyncDispose]();
-    await this.#pumping;
+    this.#watch?.cancel();
   }
 
-  async #pump(): Promise<void> {
-    try {
-      for await (const response of this.#watch) {
-        this.#end ??= this.#receive(response, performance.now());
-        this.#created.resolve();
-        this.#wakeReader();
-        if (this.#end) return;
-        while (this.#inbox.bytes >= INBOX_BYTES && !this.#end) {
-          await new Promise<void>((resolve) => this.#wakePump = resolve);
-        }
-      }
-      this.#end ??= { kind: "broken", error: new EtcdError(grpc.status.UNAVAILABLE, "the watch has ended") };
-    } catch (error) {
-      this.#end ??= { kind: "broken", error };
-    }
+  async #follow(client: EtcdClient, range: { from: Uint8Array; to: Uint8Array }): Promise<void> {
+    const { position, fragment } = this.#options;
+    const receive = (response: WatchResponse) => {
+      if (this.#end) return;
+      const end = this.#receive(response, performance.now());
+      if (end) this.#finish(end);
+      else this.#wakeReader();
+      this.#created.resolve();
+      if (this.#inbox.bytes >= INBOX_BYTES) this.#watch?.pause();
+    };
+    this.#watch = await Watch.open(client, range, Math.max(position, 1), fragment, receive);
+    this.#watch.ended.catch((error) => this.#finish({ kind: "broken", error }));
+  }
+
+  #finish(end: End): void {
+    this.#end ??= end;
     this.#created.resolve();
     this.#wakeReader();
   }
@@ -139,7 +139,7 @@ export class Follower implements AsyncDisposable {
         ? { kind: "history-lost", compactRevision: response.compactRevision }
         : {
           kind: "broken",
-          error: new EtcdError(grpc.status.CANCELLED, response.cancelReason || "the watch was canceled"),
+          error: new EtcdError(STATUS.CANCELLED, response.cancelReason || "the watch was canceled"),
         };
     }
     // Never the header of a created or event response: it can be ahead of the events.
@@ -156,7 +156,7 @@ export class Follower implements AsyncDisposable {
       this.#end ??= {
         kind: "broken",
         error: new EtcdError(
-          grpc.status.DEADLINE_EXCEEDED,
+          STATUS.DEADLINE_EXCEEDED,
           `no event and no progress for ${this.#options.freshTimeoutMs / 1_000} s`,
         ),
       };

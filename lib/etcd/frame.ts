@@ -28,12 +28,15 @@ export const ERROR = { NO_ERROR: 0, REFUSED_STREAM: 7, CANCEL: 8 } as const;
 
 const PREFACE = new TextEncoder().encode("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
 
-/** A client's first bytes: no header tables, no pushes, windows as wide as they may be. */
-export function opening(): Uint8Array {
+/**
+ * A client's first bytes: no header tables, no pushes, the connection's window as wide as it may be.
+ * @param windowBytes that of each stream
+ */
+export function opening(windowBytes: number): Uint8Array {
   const settings = [
     [SETTING.HEADER_TABLE_SIZE, 0],
     [SETTING.ENABLE_PUSH, 0],
-    [SETTING.INITIAL_WINDOW_SIZE, WIDEST_WINDOW],
+    [SETTING.INITIAL_WINDOW_SIZE, windowBytes],
   ].flatMap(([id, value]) => [0, id, ...uint32(value)]);
   return concat([
     PREFACE,

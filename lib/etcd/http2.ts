@@ -1,12 +1,10 @@
 /**
- * HTTP/2 as far as a call of grpc needs it (RFC 9113, and grpc's "gRPC over HTTP2"), on Deno's own sockets. For the calls
- * that move much: a page of 4 MB through node:http2 is an event for each 16 kB, Deno's fetch opens its window slowly and
- * waits for Nagle's algorithm, and the transaction of a batch takes grpc-js 2.1 ms of CPU, this 0.2 (docs/performance.md).
- *
- * The window is as wide as it may be: a message is taken up as it arrives, and one that is larger than it may be is given
- * up at its first bytes.
+ * HTTP/2 as far as grpc needs it (RFC 9113, and grpc's "gRPC over HTTP2"), on Deno's own sockets. Through grpc-js and
+ * node:http2 a page of 4 MB is an event for each 16 kB, and the transaction of a batch takes 2.1 ms of CPU, this 0.2
+ * (docs/performance.md); Deno's fetch opens its window slowly and waits for Nagle's algorithm.
  */
 import { concat } from "../core/codec.ts";
+import { Call, type Exchange, type Headers, Http2Error, Stream } from "./exchange.ts";
 import {
   ERROR,
   FIRST_WINDOW,
@@ -20,34 +18,54 @@ import {
   readUint32,
   SETTING,
   uint32,
+  WIDEST_WINDOW,
 } from "./frame.ts";
 import { decodeHeaders, encodeHeaders } from "./hpack.ts";
-import { type Answer, Call, Http2Error } from "./http2_call.ts";
+import type { Socket } from "./socket.ts";
 
 const READ_BYTES = 512 * 1024;
-/** Bytes received after which the window is opened again. */
+/** Bytes received after which the connection's window is opened again. */
 const GRANT_BYTES = 2 ** 28;
 const LAST_ID = 2 ** 31 - 1;
 
 /**
  * How often it is looked whether a connection with a call under way was silent; after the second time in a row it is
  * asked whether it lives, and at the fourth it is given up. Counted, not measured: where this program itself stood still,
- * its timer comes before what waits in the socket, but only once.
+ * its timer comes before what waits in the socket, but only once. etcd does not bear more pings than one in 5 s.
  */
 const PULSE_MS = 5_000;
 const PULSES_TO_ASK = 2;
 const PULSES_TO_DIE = 4;
 
-export interface CallOptions {
+export interface Request {
+  path: string;
   headers: [name: string, value: string][];
   message: Uint8Array;
+  /** A larger answer is given up at its first bytes. */
   maxBytes: number;
-  signal: AbortSignal;
+}
+
+export interface Answer {
+  headers: Headers;
+  /** Absent where the server answers with a status alone. */
+  message: Uint8Array | undefined;
+}
+
+/** One that is open for messages both ways. */
+export interface OpenStream {
+  /** The server's headers and trailers. @throws {Http2Error} @throws {TooLargeError} */
+  ended: Promise<Headers>;
+  send(message: Uint8Array): void;
+  /** The server sends no more than what it was let, one window, until `resume`. */
+  pause(): void;
+  resume(): void;
+  /** Nothing is received after it. */
+  cancel(): void;
 }
 
 export class Http2Connection implements Disposable {
-  readonly #socket: Deno.Conn;
-  readonly #calls = new Map<number, Call>();
+  readonly #socket: Socket;
+  readonly #calls = new Map<number, Exchange>();
   #nextId = 1;
   #closed: Error | undefined;
   /** The server takes no more calls. */
@@ -63,16 +81,32 @@ export class Http2Connection implements Disposable {
   #callWindow = FIRST_WINDOW;
   #frameBytes = 16_384;
   #wider = Promise.withResolvers<void>();
+  readonly #ready = Promise.withResolvers<void>();
 
   /** Pulses since the server was heard. */
   #silence = 0;
   #pulse: ReturnType<typeof setInterval> | undefined;
 
-  /** @param socket by TLS with "h2" agreed on (https), or plain */
-  constructor(socket: Deno.Conn, readonly scheme: "http" | "https", readonly authority: string) {
+  /**
+   * @param socket by TLS with "h2" agreed on (https), or plain
+   * @param windowBytes what a server may send of one call before it has to wait: a call's answer is one message, and is
+   *   taken up as it arrives; of a stream it is what may come after `pause`
+   */
+  constructor(
+    socket: Socket,
+    readonly scheme: "http" | "https",
+    readonly authority: string,
+    readonly windowBytes = WIDEST_WINDOW,
+  ) {
     this.#socket = socket;
-    this.#write(opening());
+    this.#ready.promise.catch(() => {}); // whoever waits is told
+    this.#write(opening(windowBytes));
     this.#read();
+  }
+
+  /** The server has spoken. @throws {Http2Error} the connection has ended before that: nothing was sent on it */
+  get ready(): Promise<void> {
+    return this.#ready.promise;
   }
 
   /** false: the next call needs a new connection. Those under way come to their end. */
@@ -84,28 +118,48 @@ export class Http2Connection implements Disposable {
    * One message there, one back.
    * @throws {Http2Error} @throws {TooLargeError} the signal's reason
    */
-  async call(path: string, { headers, message, maxBytes, signal }: CallOptions): Promise<Answer> {
+  async call(request: Request, signal: AbortSignal): Promise<Answer> {
     signal.throwIfAborted();
-    if (!this.usable) throw new Http2Error(this.#closed?.message ?? "the server takes no more calls", true);
-    const id = this.#nextId;
-    this.#nextId += 2;
-    const call = new Call(this.#callWindow, maxBytes);
-    this.#calls.set(id, call);
-    this.#watchPulse();
-    const aborted = () => call.reject(signal.reason);
+    const call = new Call(this.#callWindow, request.maxBytes);
+    const aborted = () => call.fail(signal.reason);
+    const id = this.#begin(call);
     signal.addEventListener("abort", aborted);
     try {
-      this.#send(id, call, path, headers, message).catch((error) => call.reject(error));
-      return await call.answer;
+      this.#open(id, call, request, true);
+      return { headers: await call.ended, message: call.answer };
     } finally {
       signal.removeEventListener("abort", aborted);
-      this.#calls.delete(id);
-      // also where the answer came before all was sent: the server need not wait for the rest
-      if (!call.over) this.#write(frame(FRAME.RST_STREAM, 0, id, uint32(ERROR.CANCEL)));
-      if (!call.sent) this.#wake();
-      this.#watchPulse();
-      this.#closeIfLeft();
+      this.#end(id, call);
     }
+  }
+
+  /**
+   * Opens a stream with its first message. `receive` is called with each message as it arrives; what it throws ends the
+   * stream.
+   */
+  stream(request: Request, receive: (message: Uint8Array) => void): OpenStream {
+    const stream = new Stream(this.#callWindow, request.maxBytes, receive);
+    const id = this.#begin(stream);
+    let sent = this.#open(id, stream, request, false);
+    const ended = stream.ended.finally(() => this.#end(id, stream));
+    ended.catch(() => {}); // whoever waits is told
+    return {
+      ended,
+      send: (message) => {
+        sent = sent.then(() => this.#send(id, stream, message, false, []));
+      },
+      pause: () => {
+        stream.paused = true;
+      },
+      resume: () => {
+        stream.paused = false;
+        this.#grant(id, stream);
+      },
+      cancel: () => {
+        stream.fail(new Http2Error("the stream was canceled"));
+        this.#end(id, stream);
+      },
+    };
   }
 
   /** Takes no more calls, and is closed when those under way have come to their end. */
@@ -118,18 +172,30 @@ export class Http2Connection implements Disposable {
     this.#close(new Http2Error("the connection was closed"));
   }
 
+  #begin(call: Exchange): number {
+    if (!this.usable) throw new Http2Error(this.#closed?.message ?? "the server takes no more calls", true);
+    const id = this.#nextId;
+    this.#nextId += 2;
+    this.#calls.set(id, call);
+    this.#watchPulse();
+    return id;
+  }
+
+  /** Once: after it the call is unknown. */
+  #end(id: number, call: Exchange): void {
+    if (!this.#calls.delete(id)) return;
+    // also where the answer came before all was sent: the server need not wait for the rest
+    if (!call.over) this.#write(frame(FRAME.RST_STREAM, 0, id, uint32(ERROR.CANCEL)));
+    if (!call.sent) this.#wake();
+    this.#watchPulse();
+    this.#closeIfLeft();
+  }
+
   #closeIfLeft(): void {
     if (this.#leaving && this.#calls.size === 0) this.#close(new Http2Error("the connection was left"));
   }
 
-  /** The message in one write, as far as the server's windows reach, and the rest as they open. */
-  async #send(
-    id: number,
-    call: Call,
-    path: string,
-    headers: [string, string][],
-    message: Uint8Array,
-  ): Promise<void> {
+  #open(id: number, call: Exchange, { path, headers, message }: Request, last: boolean): Promise<void> {
     const block = encodeHeaders([
       [":method", "POST"],
       [":scheme", this.scheme],
@@ -139,7 +205,22 @@ export class Http2Connection implements Disposable {
       ["content-type", "application/grpc"],
       ...headers,
     ]);
-    let parts = [frame(FRAME.HEADERS, FLAG.END_HEADERS, id, block)];
+    return this.#send(id, call, message, last, [frame(FRAME.HEADERS, FLAG.END_HEADERS, id, block)]);
+  }
+
+  /**
+   * The message in one write, as far as the server's windows reach, and the rest as they open. Never throws: the call is
+   * told.
+   * @param last no message comes after it
+   * @param parts frames that go before it
+   */
+  async #send(
+    id: number,
+    call: Exchange,
+    message: Uint8Array,
+    last: boolean,
+    parts: Uint8Array[],
+  ): Promise<void> {
     const body = concat([[0, ...uint32(message.length)], message]);
     for (let at = 0; at < body.length;) {
       const size = Math.min(body.length - at, this.#frameBytes, this.#window, call.window);
@@ -147,38 +228,37 @@ export class Http2Connection implements Disposable {
         this.#write(concat(parts));
         parts = [];
         await this.#wider.promise;
-        if (this.#calls.get(id) !== call) return; // it has its end already
-        continue;
       }
+      if (this.#calls.get(id) !== call) return; // it has its end already
+      if (size <= 0) continue;
       this.#window -= size;
       call.window -= size;
-      call.sent = at + size === body.length;
+      call.sent = last && at + size === body.length;
       parts.push(frame(FRAME.DATA, call.sent ? FLAG.END_STREAM : 0, id, body.subarray(at, at += size)));
     }
     await this.#write(concat(parts));
   }
 
-  /** Writes are in order, and whole. */
+  /** Writes are in order, and whole. Where one fails the calls are told, and this is not. */
   #write(bytes: Uint8Array): Promise<void> {
-    const before = this.#written;
-    this.#written = (async () => {
-      await before;
-      if (this.#closed) throw this.#closed;
-      try {
-        for (let at = 0; at < bytes.length;) at += await this.#socket.write(bytes.subarray(at));
-      } catch (error) {
-        this.#close(error as Error);
-        throw this.#closed;
-      }
-    })();
-    this.#written.catch(() => {}); // the calls have been told
-    return this.#written;
+    return this.#written = this.#writeAfter(this.#written, bytes);
+  }
+
+  async #writeAfter(before: Promise<void>, bytes: Uint8Array): Promise<void> {
+    await before;
+    if (this.#closed) return;
+    try {
+      for (let at = 0; at < bytes.length;) at += await this.#socket.write(bytes.subarray(at));
+    } catch (error) {
+      this.#close(error as Error);
+    }
   }
 
   async #read(): Promise<void> {
     try {
-      for (;;) {
+      for (let first = true;; first = false) {
         const head = await this.#head();
+        if (first && head.type !== FRAME.SETTINGS) throw new Http2Error("the server does not speak HTTP/2");
         if (head.type === FRAME.DATA) await this.#data(head);
         else await this.#control(head);
       }
@@ -234,11 +314,22 @@ export class Http2Connection implements Disposable {
       this.#from += size;
       left -= size;
     }
-    if (flags & FLAG.END_STREAM) call?.end();
     this.#received += length;
-    if (this.#received < GRANT_BYTES) return;
-    this.#write(frame(FRAME.WINDOW_UPDATE, 0, 0, uint32(this.#received)));
-    this.#received = 0;
+    if (this.#received >= GRANT_BYTES) {
+      this.#write(frame(FRAME.WINDOW_UPDATE, 0, 0, uint32(this.#received)));
+      this.#received = 0;
+    }
+    if (!call) return;
+    call.taken += length;
+    if (flags & FLAG.END_STREAM) call.end();
+    else this.#grant(id, call);
+  }
+
+  /** Half a window at a time, so that the server never has to wait for it. */
+  #grant(id: number, call: Exchange): void {
+    if (call.paused || call.taken < this.windowBytes / 2 || this.#calls.get(id) !== call) return;
+    this.#write(frame(FRAME.WINDOW_UPDATE, 0, id, uint32(call.taken)));
+    call.taken = 0;
   }
 
   async #control({ id, type, flags, length }: FrameHead): Promise<void> {
@@ -286,6 +377,7 @@ export class Http2Connection implements Disposable {
       this.#callWindow = value;
     }
     this.#write(frame(FRAME.SETTINGS, FLAG.ACK, 0, []));
+    this.#ready.resolve();
     this.#wake();
   }
 
@@ -318,7 +410,8 @@ export class Http2Connection implements Disposable {
     } catch {
       // it is closed
     }
-    for (const call of this.#calls.values()) call.reject(this.#closed);
+    for (const call of this.#calls.values()) call.fail(this.#closed);
+    this.#ready.reject(this.#closed);
     this.#wake();
     this.#watchPulse();
   }

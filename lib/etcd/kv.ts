@@ -1,25 +1,25 @@
 /** Reading keys and pages, and the transaction that the drain sends. */
-import * as grpc from "@grpc/grpc-js";
 import type { KeyValue } from "../core/words.ts";
 import type { TxnAnswer, TxnPlan } from "../core/txn.ts";
-import { type EtcdClient, EtcdError } from "./client.ts";
+import type { EtcdClient } from "./client.ts";
 import { encodeRange, encodeTxn } from "./encode.ts";
+import { EtcdError, STATUS } from "./error.ts";
 import { decodeRangeResponse, decodeTxnResponse, type RangeResponse } from "./wire.ts";
 
 /** The revision asked for is compacted. */
 export function isCompacted(error: unknown): boolean {
-  return error instanceof EtcdError && error.code === grpc.status.OUT_OF_RANGE && !isFuture(error);
+  return error instanceof EtcdError && error.code === STATUS.OUT_OF_RANGE && !isFuture(error);
 }
 
 /** The revision asked for is ahead of etcd. Only its text tells it from a compacted one: both are OUT_OF_RANGE (etcd's rpctypes). */
 export function isFuture(error: unknown): boolean {
-  return error instanceof EtcdError && error.code === grpc.status.OUT_OF_RANGE &&
+  return error instanceof EtcdError && error.code === STATUS.OUT_OF_RANGE &&
     error.message === "etcdserver: mvcc: required revision is a future revision";
 }
 
 /** The answer is bigger than one message may be. */
 export function isTooLarge(error: unknown): boolean {
-  return error instanceof EtcdError && error.code === grpc.status.RESOURCE_EXHAUSTED;
+  return error instanceof EtcdError && error.code === STATUS.RESOURCE_EXHAUSTED;
 }
 
 /**
@@ -34,11 +34,7 @@ export function readRange(
   revision = 0,
 ): Promise<RangeResponse> {
   const request = encodeRange({ key: from, end: to, limit, revision });
-  return client.direct("KV", "Range", request, {
-    decode: decodeRangeResponse,
-    timeoutMs: 60_000,
-    repeatable: true,
-  });
+  return client.call("KV", "Range", request, decodeRangeResponse, { timeoutMs: 60_000, repeatable: true });
 }
 
 export interface KeyRead {
@@ -53,12 +49,8 @@ export interface KeyRead {
  * @throws {EtcdError} see `isCompacted`
  */
 export async function readKey(client: EtcdClient, key: Uint8Array, revision = 0): Promise<KeyRead> {
-  const request = { key, end: null, limit: 0, revision };
-  const answer = await client.call("KV", "Range", null, {
-    encode: () => encodeRange(request),
-    decode: decodeRangeResponse,
-    repeatable: true,
-  });
+  const request = encodeRange({ key, end: null, limit: 0, revision });
+  const answer = await client.call("KV", "Range", request, decodeRangeResponse, { repeatable: true });
   const [kv] = answer.keys;
   return { clusterId: answer.header.clusterId, revision: answer.header.revision, kv };
 }
@@ -68,9 +60,7 @@ export async function readKey(client: EtcdClient, key: Uint8Array, revision = 0)
  * @throws {EtcdError} `isLostAnswer` tells whether it may have been applied
  */
 export async function sendTxn(client: EtcdClient, plan: TxnPlan): Promise<TxnAnswer & { clusterId: string }> {
-  const { header, succeeded, found } = await client.direct("KV", "Txn", encodeTxn(plan), {
-    decode: decodeTxnResponse,
-  });
+  const { header, succeeded, found } = await client.call("KV", "Txn", encodeTxn(plan), decodeTxnResponse);
   return {
     applied: succeeded,
     clusterId: header.clusterId,
@@ -80,14 +70,14 @@ export async function sendTxn(client: EtcdClient, plan: TxnPlan): Promise<TxnAns
 }
 
 /** Codes after which a write may or may not have been applied. */
-const LOST_ANSWERS = new Set([
-  grpc.status.UNAVAILABLE,
-  grpc.status.DEADLINE_EXCEEDED,
-  grpc.status.CANCELLED,
-  grpc.status.UNKNOWN,
-  grpc.status.INTERNAL,
-  grpc.status.ABORTED,
-  grpc.status.DATA_LOSS,
+const LOST_ANSWERS = new Set<number>([
+  STATUS.UNAVAILABLE,
+  STATUS.DEADLINE_EXCEEDED,
+  STATUS.CANCELLED,
+  STATUS.UNKNOWN,
+  STATUS.INTERNAL,
+  STATUS.ABORTED,
+  STATUS.DATA_LOSS,
 ]);
 
 /** Applied, not applied, unknown: this is unknown. */
@@ -101,6 +91,6 @@ const PASSING = new Set(["etcdserver: too many requests", "etcdserver: mvcc: dat
 /** Not carried out, but may be later: no server, no space, too many requests, a token that ended. */
 export function isPassing(error: unknown): boolean {
   return error instanceof EtcdError &&
-    (error.unsent && error.code !== grpc.status.PERMISSION_DENIED ||
-      error.code === grpc.status.UNAUTHENTICATED || PASSING.has(error.message));
+    (error.unsent && error.code !== STATUS.PERMISSION_DENIED ||
+      error.code === STATUS.UNAUTHENTICATED || PASSING.has(error.message));
 }

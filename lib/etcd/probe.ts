@@ -1,7 +1,7 @@
 /** What this user may do in etcd, and what etcd takes, found out without a write. */
 import { Buffer } from "node:buffer";
-import * as grpc from "@grpc/grpc-js";
-import { type EtcdClient, EtcdError } from "./client.ts";
+import type { EtcdClient } from "./client.ts";
+import { EtcdError, STATUS } from "./error.ts";
 
 export interface EtcdStatus {
   version: string;
@@ -10,7 +10,7 @@ export interface EtcdStatus {
 }
 
 export async function readStatus(client: EtcdClient): Promise<EtcdStatus> {
-  const { version, errors } = await client.call<EtcdStatus>("Maintenance", "Status", {}, {
+  const { version, errors } = await client.ask<EtcdStatus>("Maintenance", "Status", {}, {
     repeatable: true,
   });
   return { version, errors };
@@ -24,7 +24,7 @@ export async function readStatus(client: EtcdClient): Promise<EtcdStatus> {
  * @throws {EtcdError}
  */
 export async function probeWrite(client: EtcdClient, keys: Uint8Array[]): Promise<void> {
-  await client.call("KV", "Txn", {
+  await client.ask("KV", "Txn", {
     // no version is below 0
     compare: [{ result: "Less", target: "Version", key: Buffer.from(keys[0]), version: -1 }],
     success: keys.map((key) => ({
@@ -38,7 +38,7 @@ export async function probeWrite(client: EtcdClient, keys: Uint8Array[]): Promis
 const TOO_MANY = "etcdserver: too many operations in txn request";
 
 /** The limits were passed, and then the rights were missing. 3.4 asks for a user as late as that. */
-const REFUSED = new Set([grpc.status.PERMISSION_DENIED, grpc.status.UNAUTHENTICATED]);
+const REFUSED = new Set<number>([STATUS.PERMISSION_DENIED, STATUS.UNAUTHENTICATED]);
 
 /** The most operations, up to `wanted`, that etcd takes in one transaction. Rights are checked after their number. */
 export async function probeOperations(client: EtcdClient, key: Uint8Array, wanted: number): Promise<number> {
@@ -70,7 +70,7 @@ const OVERHEAD_BYTES = 512 * 1024;
 /** Whether etcd's --max-request-bytes is at least so much: by the size of a read of one long key, on this server alone. */
 export async function probeRequestBytes(client: EtcdClient, bytes: number): Promise<boolean> {
   try {
-    await client.call("KV", "Range", {
+    await client.ask("KV", "Range", {
       key: Buffer.alloc(bytes + OVERHEAD_BYTES - 64), // the rest of the message
       serializable: true,
       count_only: true,
@@ -78,7 +78,7 @@ export async function probeRequestBytes(client: EtcdClient, bytes: number): Prom
     return true;
   } catch (error) {
     if (!(error instanceof EtcdError)) throw error;
-    if (error.code === grpc.status.RESOURCE_EXHAUSTED) return false;
+    if (error.code === STATUS.RESOURCE_EXHAUSTED) return false;
     if (REFUSED.has(error.code)) return true;
     throw error;
   }
@@ -87,7 +87,7 @@ export async function probeRequestBytes(client: EtcdClient, bytes: number): Prom
 /** The roles of a user, which each user may ask of itself; none where there are no users. */
 export async function rolesOf(client: EtcdClient, user: string): Promise<string[]> {
   try {
-    return (await client.call<{ roles: string[] }>("Auth", "UserGet", { name: user })).roles;
+    return (await client.ask<{ roles: string[] }>("Auth", "UserGet", { name: user })).roles;
   } catch (error) {
     if (error instanceof EtcdError) return [];
     throw error;

@@ -30,7 +30,6 @@ export async function method(service: Service, name: string): Promise<Method> {
   return (await methods)[service][name];
 }
 
-/** What a call needs of its method where it brings both codecs. */
 export function methodPath(service: Service, name: string): string {
   return `/etcdserverpb.${service}/${name}`;
 }

@@ -1,5 +1,6 @@
-/** Deno's sockets to a server, for lib/etcd/http2.ts. */
+/** Sockets to a server, for lib/etcd/http2.ts. */
 import dns from "node:dns/promises";
+import { openTls, type PemTexts } from "./tls.ts";
 
 /** A server that has not taken the connection by then is passed over. */
 export const CONNECT_TIMEOUT_MS = 3_000;
@@ -9,53 +10,26 @@ export interface Where {
   port: number;
 }
 
-/** Texts; without a CA the system's are trusted. */
-export interface PemTexts {
-  ca?: string;
-  cert?: string;
-  key?: string;
-}
-
-/** As Deno's sockets take them. */
-export function denoTls({ ca, cert, key }: PemTexts): { caCerts: string[]; cert?: string; key?: string } {
-  return { caCerts: ca ? [ca] : [], ...(cert && key && { cert, key }) };
-}
-
-/** @param pems undefined: plain text */
-export function openSocket(where: Where, pems: PemTexts | undefined): Promise<Deno.Conn> {
-  return pems ? openTls(where, pems) : openTcp(where);
+/** What is asked of a connection, as Deno's own has it. */
+export interface Socket {
+  /** How many bytes were read; null: it has ended. */
+  read(into: Uint8Array): Promise<number | null>;
+  /** How many of the bytes were written. */
+  write(bytes: Uint8Array): Promise<number>;
+  close(): void;
 }
 
 /**
- * The handshake is part of it: with a server that fails there a call was certainly not sent. Nagle's algorithm, which
- * holds the end of a request back until the server's delayed ACK, 44 ms, can be turned off only before TLS begins, and
- * that way Deno has no client's certificates (denoland/deno#21496).
+ * One address of the name after another: Deno 2.6 tries only the first, and of `localhost` that may be ::1.
+ * @param pems undefined: plain text
  */
-async function openTls(where: Where, pems: PemTexts): Promise<Deno.TlsConn> {
-  const { cert, key, ...own } = { ...denoTls(pems), alpnProtocols: ["h2"] };
-  const socket = cert && key
-    ? await inTime(Deno.connectTls({ ...where, ...own, cert, key }), CONNECT_TIMEOUT_MS, close)
-    : await Deno.startTls(await openTcp(where), { hostname: where.hostname, ...own });
-  try {
-    const { alpnProtocol } = await inTime(socket.handshake(), CONNECT_TIMEOUT_MS);
-    if (alpnProtocol !== "h2") throw new Error("the server does not speak HTTP/2");
-    return socket;
-  } catch (error) {
-    socket.close();
-    throw error;
-  }
-}
-
-/** One address of the name after another: Deno 2.6 tries only the first, and of `localhost` that may be ::1. */
-async function openTcp({ hostname, port }: Where): Promise<Deno.TcpConn> {
+export async function openSocket({ hostname, port }: Where, pems: PemTexts | undefined): Promise<Socket> {
   const addresses = await inTime(dns.lookup(hostname, { all: true }), CONNECT_TIMEOUT_MS);
   let failure: unknown;
   for (const { address } of addresses) {
+    const opening = pems ? openTls({ hostname, address, port }, pems) : openTcp({ hostname: address, port });
     try {
-      const connecting = Deno.connect({ hostname: address, port });
-      const socket = await inTime(connecting, CONNECT_TIMEOUT_MS / addresses.length, close);
-      socket.setNoDelay();
-      return socket;
+      return await inTime(opening, CONNECT_TIMEOUT_MS / addresses.length, (late) => late.close());
     } catch (error) {
       failure = error;
     }
@@ -63,8 +37,14 @@ async function openTcp({ hostname, port }: Where): Promise<Deno.TcpConn> {
   throw failure;
 }
 
+async function openTcp(where: Where): Promise<Socket> {
+  const socket = await Deno.connect(where);
+  socket.setNoDelay();
+  return socket;
+}
+
 /** @param discard for what comes too late */
-async function inTime<T>(coming: Promise<T>, timeoutMs: number, discard = (_: T) => {}): Promise<T> {
+export async function inTime<T>(coming: Promise<T>, timeoutMs: number, discard = (_: T) => {}): Promise<T> {
   const late = Promise.withResolvers<never>();
   const timer = setTimeout(() => {
     late.reject(new Error(`no connection within ${timeoutMs / 1_000} s`));
@@ -75,8 +55,4 @@ async function inTime<T>(coming: Promise<T>, timeoutMs: number, discard = (_: T)
   } finally {
     clearTimeout(timer);
   }
-}
-
-function close(socket: Deno.Conn): void {
-  socket.close();
 }

@@ -2,13 +2,14 @@
  * What etcd tells of itself. Decoded here, as the large answers in wire.ts: etcd3's protocol file has no quota, and takes long
  * to load. Field numbers: etcd's api/etcdserverpb/rpc.proto.
  */
-import { Buffer } from "node:buffer";
 import type { EtcdMember, EtcdSide } from "../core/status.ts";
-import { type CallOptions, EtcdClient, type EtcdOptions } from "./client.ts";
+import { EtcdClient, type EtcdOptions } from "./client.ts";
 import { encodeRange } from "./encode.ts";
 import { decodeRangeResponse, Reader } from "./wire.ts";
 
-const TIMEOUT_MS = 3_000;
+const A_LOOK = { timeoutMs: 3_000, repeatable: true };
+/** A request without fields: all alarms of all members, the members as this server knows them. */
+const NOTHING = new Uint8Array();
 
 /** A side that could not be read has the error itself: who shows it knows what to call it. */
 export type Answer<T> = { value: T; error?: undefined } | { value?: undefined; error: unknown };
@@ -41,24 +42,19 @@ export class EtcdStatusReader implements Disposable {
   async read(): Promise<EtcdAnswers> {
     const [now, alarms, members, endpoints] = await Promise.all([
       answer(this.#now()),
-      answer(this.#all.call("Maintenance", "Alarm", {}, empty(decodeAlarms))),
-      answer(this.#all.call("Cluster", "MemberList", {}, empty(decodeMembers))),
+      answer(this.#all.call("Maintenance", "Alarm", NOTHING, decodeAlarms, A_LOOK)),
+      answer(this.#all.call("Cluster", "MemberList", NOTHING, decodeMembers, A_LOOK)),
       Promise.all(this.#each.map(async ({ address, client }) => ({
         address,
-        member: await answer(client.call("Maintenance", "Status", {}, empty(decodeStatus))),
+        member: await answer(client.call("Maintenance", "Status", NOTHING, decodeStatus, A_LOOK)),
       }))),
     ]);
     return { now, alarms, members, endpoints };
   }
 
   async #now(): Promise<{ revision: number; clusterId: string }> {
-    const { header } = await this.#all.call("KV", "Range", {}, {
-      encode: () => encodeRange({ key: this.key, end: null, limit: 0, revision: 0 }),
-      decode: decodeRangeResponse,
-      timeoutMs: TIMEOUT_MS,
-      repeatable: true,
-    });
-    return header;
+    const request = encodeRange({ key: this.key, end: null, limit: 0, revision: 0 });
+    return (await this.#all.call("KV", "Range", request, decodeRangeResponse, A_LOOK)).header;
   }
 
   [Symbol.dispose](): void {
@@ -68,8 +64,7 @@ export class EtcdStatusReader implements Disposable {
 
 /** etcd's version, as `3.7.3`. @throws {EtcdError} */
 export async function serverVersion(client: EtcdClient): Promise<string> {
-  const request = { encode: () => Buffer.alloc(0), decode: decodeStatus, repeatable: true };
-  return (await client.call("Maintenance", "Status", null, request)).version;
+  return (await client.call("Maintenance", "Status", NOTHING, decodeStatus, { repeatable: true })).version;
 }
 
 async function answer<T>(work: Promise<T>): Promise<Answer<T>> {
@@ -78,11 +73,6 @@ async function answer<T>(work: Promise<T>): Promise<Answer<T>> {
   } catch (error) {
     return { error };
   }
-}
-
-/** A request without fields: all alarms of all members, the members as this server knows them. */
-function empty<T>(decode: (bytes: Uint8Array) => T): CallOptions<T> {
-  return { encode: () => Buffer.alloc(0), decode, timeoutMs: TIMEOUT_MS, repeatable: true };
 }
 
 const text = new TextDecoder();

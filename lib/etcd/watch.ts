@@ -1,51 +1,56 @@
-/** A watch as a raw stream: pulled, so that a slow reader slows the server and not our memory. */
-import type { Buffer } from "node:buffer";
-import type * as grpc from "@grpc/grpc-js";
+/** A watch as messages that are pushed, and can be held up: so that a slow reader slows the server and not our memory. */
 import type { EtcdClient } from "./client.ts";
 import { encodeWatchCreate, encodeWatchProgress } from "./encode.ts";
-import { asEtcdError } from "./error.ts";
+import type { OpenStream } from "./http2.ts";
 import { decodeWatchResponse, type WatchResponse } from "./wire.ts";
 
-export class Watch implements AsyncDisposable {
-  readonly #stream: grpc.ClientDuplexStream<Buffer, WatchResponse>;
+/** What may still come after `pause`. */
+export const WATCH_WINDOW_BYTES = 4 * 1024 * 1024;
 
-  private constructor(stream: grpc.ClientDuplexStream<Buffer, WatchResponse>) {
+export class Watch {
+  readonly #stream: OpenStream;
+
+  private constructor(stream: OpenStream) {
     this.#stream = stream;
-    stream.on("error", () => {}); // it reaches the reader through the iterator
   }
 
   /**
-   * Opens a watch of all keys with the prefix. Every response is read by the caller, the created one first: some
-   * servers put events into it.
+   * Opens a watch of all keys in the range. `receive` gets every response, the created one first: some servers put
+   * events into it.
+   * @param client made with WATCH_WINDOW_BYTES
    */
   static async open(
     client: EtcdClient,
     range: { from: Uint8Array; to: Uint8Array },
     startRevision: number,
     fragment: boolean,
+    receive: (response: WatchResponse) => void,
   ): Promise<Watch> {
-    const stream = await client.stream("Watch", "Watch", decodeWatchResponse);
     // Fragmenting is quadratic in the number of small events: only where a response exceeds the receive limit.
-    stream.write(encodeWatchCreate({ key: range.from, end: range.to, startRevision, fragment }));
-    return new Watch(stream);
+    const create = encodeWatchCreate({ key: range.from, end: range.to, startRevision, fragment });
+    return new Watch(await client.stream("Watch", "Watch", create, decodeWatchResponse, receive));
   }
 
-  /** Responses until the stream ends. @throws {EtcdError} where it breaks */
-  async *[Symbol.asyncIterator](): AsyncGenerator<WatchResponse> {
-    try {
-      yield* this.#stream;
-    } catch (error) {
-      throw asEtcdError(error as grpc.ServiceError);
-    }
+  /** Rejects when the watch has its end. @throws {EtcdError} */
+  get ended(): Promise<unknown> {
+    return this.#stream.ended;
   }
 
   /** Asks this stream for its progress: the answer comes after all events up to the revision in its header. */
   requestProgress(): void {
-    if (this.#stream.writable) this.#stream.write(encodeWatchProgress());
+    this.#stream.send(encodeWatchProgress());
   }
 
-  [Symbol.asyncDispose](): Promise<void> {
+  pause(): void {
+    this.#stream.pause();
+  }
+
+  resume(): void {
+    this.#stream.resume();
+  }
+
+  /** Nothing is received after it. */
+  cancel(): void {
     this.#stream.cancel();
-    return Promise.resolve();
   }
 }

@@ -245,6 +245,18 @@ function readFound(response: Uint8Array): number {
   return cursor.next() ? cursor.modRevision : 0;
 }
 
+/** Of an AuthenticateResponse. */
+export function decodeToken(bytes: Uint8Array): string {
+  const r = new Reader(bytes, 0, bytes.length);
+  let token = "";
+  while (r.more()) {
+    const tag = r.number();
+    if (tag === (2 << 3 | 2)) token = text.decode(r.slice());
+    else r.skip(tag & 7);
+  }
+  return token;
+}
+
 export function decodeWatchResponse(bytes: Uint8Array): WatchResponse {
   const r = new Reader(bytes, 0, bytes.length);
   const out: WatchResponse = {

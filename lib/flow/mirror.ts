@@ -2,7 +2,7 @@
 import type { Batch } from "../core/inbox.ts";
 import { foldEvents, probeAfter } from "../core/plan.ts";
 import { codeOf, LostPlace, sentence } from "../errors.ts";
-import { EtcdError } from "../etcd/client.ts";
+import { EtcdError } from "../etcd/error.ts";
 import { FreshnessProof } from "../freshness.ts";
 import { Backoff } from "../lifecycle.ts";
 import type { Outcome } from "../machine.ts";
@@ -47,7 +47,7 @@ async function mirrorOnce(
   const { at } = leadership;
   const opened = await openWatch(stream, leadership, at.revision);
   if (opened.kind !== "opened") return opened.kind;
-  await using follower = opened.follower;
+  using follower = opened.follower;
   const { behind } = opened;
   if (stream.settings.rescanAfter !== null && behind > stream.settings.rescanAfter) {
     stream.log.info(

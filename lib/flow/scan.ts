@@ -76,7 +76,7 @@ export async function scan(
   });
 }
 
-class Scan implements AsyncDisposable {
+class Scan implements Disposable {
   readonly #stream: Stream;
   readonly #lead: Leadership;
   readonly #signal: AbortSignal;
@@ -100,10 +100,10 @@ class Scan implements AsyncDisposable {
     this.#progress = new Progress(stream.log, lead.at.state);
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
+  [Symbol.dispose](): void {
     this.#progress[Symbol.dispose]();
     this.#stream.telemetry.vitals.scan = null;
-    await this.#follower?.[Symbol.asyncDispose]();
+    this.#follower?.[Symbol.dispose]();
   }
 
   async run(): Promise<ScanOutcome | null> {

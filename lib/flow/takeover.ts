@@ -12,7 +12,7 @@
  */
 import { digest, type Marker, OwnWrites, type Resolution, resolve } from "../core/txn.ts";
 import { LostPlace, sentence } from "../errors.ts";
-import { EtcdError } from "../etcd/client.ts";
+import { EtcdError } from "../etcd/error.ts";
 import { isLostAnswer } from "../etcd/kv.ts";
 import { bumpMarker, markerHistory, readOwnMarker, type StoredMarker, walkBack } from "../etcd/marker.ts";
 import { Backoff } from "../lifecycle.ts";

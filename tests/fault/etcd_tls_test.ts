@@ -1,10 +1,9 @@
 /** TLS to etcd: by name and by address, verified, with a client's certificate, renewed. */
 import assert from "node:assert/strict";
-import * as grpc from "@grpc/grpc-js";
-import { EtcdError } from "../../lib/etcd/client.ts";
-import { directUnary } from "../../lib/etcd/direct.ts";
 import { encodeTxn } from "../../lib/etcd/encode.ts";
 import { Endpoint, type TlsFiles } from "../../lib/etcd/endpoint.ts";
+import { EtcdError } from "../../lib/etcd/error.ts";
+import { callRpc } from "../../lib/etcd/rpc.ts";
 import { decodeTxnResponse } from "../../lib/etcd/wire.ts";
 import { freePort } from "../../lib/embedded/ready.ts";
 import { prefixPath } from "../support/etcd.ts";
@@ -71,14 +70,9 @@ async function writeDirectly(host: string, { port }: SecureEtcd, files: TlsFiles
   const endpoint = new Endpoint(`${host}:${port}`, files);
   try {
     const write = { key: new TextEncoder().encode("a"), value: new Uint8Array(37_000), keepLease: false };
-    const options = {
-      metadata: new grpc.Metadata(),
-      decode: decodeTxnResponse,
-      timeoutMs: 10_000,
-      maxBytes: 1e6,
-    };
+    const options = { metadata: [], decode: decodeTxnResponse, timeoutMs: 10_000 };
     const txn = encodeTxn({ compares: [], writes: [write] });
-    return (await directUnary(await endpoint.direct(), "/etcdserverpb.KV/Txn", txn, options)).succeeded;
+    return (await callRpc(await endpoint.connected(), "/etcdserverpb.KV/Txn", txn, options)).succeeded;
   } finally {
     endpoint.reset();
   }
@@ -132,6 +126,23 @@ Deno.test("a certificate of another authority, or of another server, is refused"
       dsn(world, etcd, host, etcd.authority.ca),
       new RegExp(`^etcd-pg-sync: Cannot use etcd at '${at}': ${at}: .*(altnames|not valid for name).*`),
     );
+  }
+});
+
+// before Deno 2.7 node:tls looks for "localhost" where an address is given and the server's name is empty
+Deno.test("a certificate for a name is none for its address, nor the other way round", strict, async () => {
+  const sides = [["localhost", "DNS:localhost"], ["127.0.0.1", "IP:127.0.0.1"]];
+  for (const [[host, altNames], [other]] of [sides, sides.toReversed()]) {
+    await using etcd = await secureEtcd({ altNames });
+    await using outer = await makeWorld();
+    await using world = outer.on(etcd);
+    const { ca } = etcd.authority;
+    await assertRefused(
+      world,
+      dsn(world, etcd, other, ca),
+      /: .*(altnames|not valid for name|not cert's CN)/,
+    );
+    await streaming(world, ["-e", dsn(world, etcd, host, ca)]);
   }
 });
 

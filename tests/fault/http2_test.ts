@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { concat } from "../../lib/core/codec.ts";
 import { ERROR, FLAG, FRAME, frame, readUint32, SETTING, uint32 } from "../../lib/etcd/frame.ts";
 import { encodeHeaders } from "../../lib/etcd/hpack.ts";
-import { Http2Error, TooLargeError } from "../../lib/etcd/http2_call.ts";
+import { Http2Error, TooLargeError } from "../../lib/etcd/exchange.ts";
 import {
   answer,
   data,
@@ -25,7 +25,7 @@ const never = new AbortController().signal;
 /** A call whose end is kept: its text, or its error. */
 function call(peer: Peer, body: string | Uint8Array = "?", { signal = never, maxBytes = 1e9 } = {}) {
   const message = typeof body === "string" ? new TextEncoder().encode(body) : body;
-  const ends = peer.connection.call("/a/b", { headers: [], message, maxBytes, signal });
+  const ends = peer.connection.call({ path: "/a/b", headers: [], message, maxBytes }, signal);
   return ends.then(
     ({ message, headers }) => ({
       text: new TextDecoder().decode(message),

@@ -126,6 +126,18 @@ Deno.test("a certificate of another authority, or of another server, is refused"
   ]);
 });
 
+Deno.test("a certificate for a name is none for its address, nor the other way round", strict, async () => {
+  const sides = [["localhost", "DNS:localhost"], ["127.0.0.1", "IP:127.0.0.1"]];
+  for (const [[host, altNames], [other]] of [sides, sides.toReversed()]) {
+    await using secure = await securePostgres({ altNames });
+    await using outer = await makeWorld();
+    await using world = outer.on({ postgresDsn: secure.server.dsn });
+    const ca = `sslrootcert=${secure.authority.ca}`;
+    await assertRefused(world, secure.dsn(other, ca), /: .*(altnames|not valid for name|not cert's CN)/);
+    await streaming(world, ["-p", secure.dsn(host, ca)]);
+  }
+});
+
 Deno.test(
   "a server without TLS is refused where TLS is wanted, and taken where it is only preferred",
   strict,

@@ -281,15 +281,15 @@ class HeldPages extends EtcdClient {
   readonly release = this.#released.resolve;
   #pages = 0;
 
-  override async direct<Answer>(
-    ...args: Parameters<typeof EtcdClient.prototype.direct<Answer>>
+  override async call<Answer>(
+    ...args: Parameters<typeof EtcdClient.prototype.call<Answer>>
   ): Promise<Answer> {
     // the request ends with the revision, whose last byte is 0 for the newest one alone
     if (args[2].at(-1) !== 0 && ++this.#pages === 2) {
       this.asked.resolve();
       await this.#released.promise;
     }
-    return await super.direct<Answer>(...args);
+    return await super.call<Answer>(...args);
   }
 }
 

@@ -1,9 +1,9 @@
 /** Bugs that were, in the channels to etcd. */
 import assert from "node:assert/strict";
 import net from "node:net";
-import * as grpc from "@grpc/grpc-js";
 import { kindOf } from "../../lib/errors.ts";
-import { EtcdClient, EtcdError } from "../../lib/etcd/client.ts";
+import { EtcdClient } from "../../lib/etcd/client.ts";
+import { EtcdError, STATUS } from "../../lib/etcd/error.ts";
 import { readKey } from "../../lib/etcd/kv.ts";
 import { Session } from "../../lib/postgres/client.ts";
 import { Proxy } from "../robustness/proxy.ts";
@@ -99,8 +99,6 @@ async function closing(port: number, answers: number): Promise<{ port: number } 
 
 // the same of etcd: grpc calls it INTERNAL where the connection breaks under a call
 Deno.test("a connection to etcd that breaks under a call is a connection error", () => {
-  const kinds = [grpc.status.INTERNAL, grpc.status.UNAVAILABLE].map((code) =>
-    kindOf(new EtcdError(code, ""))
-  );
+  const kinds = [STATUS.INTERNAL, STATUS.UNAVAILABLE].map((code) => kindOf(new EtcdError(code, "")));
   assert.deepEqual(kinds, ["connection", "connection"]);
 });

@@ -18,18 +18,23 @@ export class Peer implements Disposable {
 
   private constructor(readonly connection: Http2Connection, readonly socket: Deno.TcpConn) {}
 
-  /** Both ends; the opening of the client is read, and none is sent. `byByte`: the client reads one byte at a time. */
-  static async connect({ byByte = false } = {}): Promise<Peer> {
+  /** Both ends, with their openings. `byByte`: the client reads one byte at a time. */
+  static async connect(
+    { byByte = false, windowBytes = undefined as number | undefined } = {},
+  ): Promise<Peer> {
     using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
     const [client, socket] = await Promise.all([
       Deno.connect({ port: listener.addr.port }),
       listener.accept(),
     ]);
     socket.setNoDelay();
-    const peer = new Peer(new Http2Connection(byByte ? slowReader(client) : client, "http", "peer"), socket);
+    const side = byByte ? slowReader(client) : client;
+    const peer = new Peer(new Http2Connection(side, "http", "peer", windowBytes), socket);
     await peer.#take(PREFACE_BYTES);
     await peer.next(FRAME.SETTINGS);
     await peer.next(FRAME.WINDOW_UPDATE);
+    await peer.write(frame(FRAME.SETTINGS, 0, 0, []));
+    await peer.next(FRAME.SETTINGS);
     return peer;
   }
 

@@ -1,9 +1,8 @@
 /** Every error has a code, every code its entry in docs/errors.md (`deno task errors` renews it). */
 import assert from "node:assert/strict";
-import * as grpc from "@grpc/grpc-js";
 import { CODE_GROUPS, CODES } from "../../lib/core/codes.ts";
 import { codeOf, EXIT, exitKind, Fatal, kindOf, LostPlace } from "../../lib/errors.ts";
-import { EtcdError } from "../../lib/etcd/error.ts";
+import { EtcdError, STATUS } from "../../lib/etcd/error.ts";
 import { fromFileUrl } from "../support/paths.ts";
 
 const strict = { sanitizeOps: true, sanitizeResources: true };
@@ -97,9 +96,9 @@ Deno.test("an error's code is decided by its own code, never by its text", stric
     [coded("55P03"), "EPS-403"],
     [coded("25001"), "EPS-401"],
     [coded("ZE100"), "EPS-401"],
-    [new EtcdError(grpc.status.UNAVAILABLE, "x"), "EPS-211"],
-    [new EtcdError(grpc.status.PERMISSION_DENIED, "x"), "EPS-312"],
-    [new EtcdError(grpc.status.INVALID_ARGUMENT, "permission denied"), "EPS-402"],
+    [new EtcdError(STATUS.UNAVAILABLE, "x"), "EPS-211"],
+    [new EtcdError(STATUS.PERMISSION_DENIED, "x"), "EPS-312"],
+    [new EtcdError(STATUS.INVALID_ARGUMENT, "permission denied"), "EPS-402"],
     [new Error("permission denied"), "EPS-400"],
   ];
   for (const [error, code] of cases) {

@@ -1,23 +1,32 @@
-/** The direct way to etcd (lib/etcd/http2.ts) beside grpc-js: the same answers, the same errors; and what is lost is never sent again. */
+/** Calls to etcd, beside grpc-js: the same errors; and what is lost is never sent again. */
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import dns from "node:dns/promises";
 import { join } from "node:path";
 import * as grpc from "@grpc/grpc-js";
 import type { TxnPlan } from "../../lib/core/txn.ts";
-import { EtcdClient, EtcdError } from "../../lib/etcd/client.ts";
-import { directUnary } from "../../lib/etcd/direct.ts";
+import { EtcdClient } from "../../lib/etcd/client.ts";
 import { encodeRange, encodeTxn } from "../../lib/etcd/encode.ts";
 import { Endpoint } from "../../lib/etcd/endpoint.ts";
-import { isCompacted, isFuture, isLostAnswer, isPassing, readRange, sendTxn } from "../../lib/etcd/kv.ts";
+import { EtcdError, refusal } from "../../lib/etcd/error.ts";
+import {
+  isCompacted,
+  isFuture,
+  isLostAnswer,
+  isPassing,
+  isTooLarge,
+  readRange,
+  sendTxn,
+} from "../../lib/etcd/kv.ts";
 import { methodPath } from "../../lib/etcd/protocol.ts";
+import { callRpc, type Metadata } from "../../lib/etcd/rpc.ts";
 import { openSocket } from "../../lib/etcd/socket.ts";
-import { unary } from "../../lib/etcd/unary.ts";
-import { decodeRangeResponse, decodeTxnResponse } from "../../lib/etcd/wire.ts";
+import { decodeTxnResponse } from "../../lib/etcd/wire.ts";
 import { Proxy } from "../robustness/proxy.ts";
 import { startCluster } from "../support/cluster.ts";
 import { parseEtcdDsn } from "../support/etcd.ts";
 import { withUsers } from "../support/etcd_users.ts";
+import { failByGrpc } from "../support/grpc.ts";
 import { loose } from "../support/guarded_etcd.ts";
 import { strict } from "../support/run.ts";
 import { ownEtcd, tempDir } from "../support/servers.ts";
@@ -68,18 +77,17 @@ async function bothFail(
   message: Buffer,
   { metadata: given = {}, timeoutMs = 20_000 }: Asked = {},
 ) {
-  const metadata = grpc.Metadata.fromHttp2Headers({ hasleader: "true", ...given });
-  const decode = (answer: Uint8Array) => answer;
-  const client = await endpoint.connected();
-  const byGrpc = await failure(
-    unary(client, "KV", name, null, { metadata, encode: () => message, decode, timeoutMs }),
-  );
-  const options = { metadata, decode, timeoutMs, maxBytes: 1e9 };
-  const connection = await endpoint.direct();
-  assert.deepEqual(
-    await failure(directUnary(connection, methodPath("KV", name), message, options)),
-    byGrpc,
-  );
+  const headers = { hasleader: "true", ...given };
+  const path = methodPath("KV", name);
+  const error = await failByGrpc(endpoint.address, path, message, headers, timeoutMs);
+  const byGrpc = await failure(Promise.reject(refusal(error.code, error.details)));
+  const connection = await endpoint.connected();
+  const options = {
+    metadata: Object.entries(headers) as Metadata,
+    decode: (answer: Uint8Array) => answer,
+    timeoutMs,
+  };
+  assert.deepEqual(await failure(callRpc(connection, path, message, options)), byGrpc);
   assert.equal(connection.usable, true, "the connection goes on");
   return byGrpc;
 }
@@ -117,18 +125,14 @@ Deno.test("what etcd refuses is told in the same words and codes as by grpc-js",
   await assert.rejects(write, (error) => isPassing(error) && !isLostAnswer(error));
 });
 
-Deno.test("an answer that is too large has grpc's code", strict, async () => {
+Deno.test("an answer that is too large has grpc's code, and the connection goes on", strict, async () => {
   await using etcd = await ownEtcd();
-  using endpoint = endpointOf(address(etcd));
-  await etcd.etcd.put("a", Buffer.alloc(1_000_000));
-  const options = { metadata: new grpc.Metadata(), decode: decodeRangeResponse, timeoutMs: 20_000 };
-  const path = methodPath("KV", "Range");
-  const connection = await endpoint.direct();
-  const refused = await failure(directUnary(connection, path, range("a"), { ...options, maxBytes: 999_999 }));
-  assert.equal(refused.code, "RESOURCE_EXHAUSTED");
-  assert.equal(refused.unsent, false);
-  const [kv] = (await directUnary(connection, path, range("a"), { ...options, maxBytes: 1e9 })).keys;
-  assert.equal(kv.value.length, 1_000_000);
+  using client = clientOf([address(etcd)]);
+  const value = new Uint8Array(1_000_000);
+  for (let i = 10; i < 61; i++) await sendTxn(client, { compares: [], writes: [put(`a${i}`, value)] });
+  const read = (to: string) => readRange(client, bytes("a"), bytes(to), 0);
+  await assert.rejects(read("b"), (error) => isTooLarge(error) && !(error as EtcdError).unsent);
+  assert.equal([...(await read("a58")).keys].length, 48);
 });
 
 Deno.test("users: missing rights, a token that is none, and a JWT", loose, async () => {
@@ -249,28 +253,23 @@ Deno.test(
     await using etcd = await ownEtcd();
     using endpoint = endpointOf(address(etcd));
     const write = encodeTxn({ compares: [], writes: [put("a", bytes("1"))] });
-    const options = {
-      metadata: new grpc.Metadata(),
-      decode: decodeTxnResponse,
-      timeoutMs: 20_000,
-      maxBytes: 1e9,
-    };
-    const connection = await endpoint.direct();
-    const send = () => directUnary(connection, methodPath("KV", "Txn"), write, options);
+    const options = { metadata: [], decode: decodeTxnResponse, timeoutMs: 20_000 };
+    const connection = await endpoint.connected();
+    const send = () => callRpc(connection, methodPath("KV", "Txn"), write, options);
     await send();
     etcd.freeze();
     const late = await failure(
-      directUnary(connection, methodPath("KV", "Txn"), write, { ...options, timeoutMs: 100 }),
+      callRpc(connection, methodPath("KV", "Txn"), write, { ...options, timeoutMs: 100 }),
     );
     assert.deepEqual(late, { code: "DEADLINE_EXCEEDED", message: "no answer for 0.1 s", unsent: false });
     const lost = failure(send());
     await etcd.stop();
     assert.deepEqual([(await lost).code, (await lost).unsent], ["UNAVAILABLE", false]);
     assert.deepEqual((await failure(send())).unsent, true);
-    const none = await failure(endpoint.direct());
+    const none = await failure(endpoint.connected());
     assert.deepEqual([none.code, none.unsent], ["UNAVAILABLE", true]);
     await etcd.start();
-    assert.equal((await endpoint.direct()).usable, true);
+    assert.equal((await endpoint.connected()).usable, true);
   },
 );
 
@@ -278,13 +277,13 @@ Deno.test("a reset while calls are under way lets them come to their end", stric
   await using etcd = await ownEtcd();
   await using proxy = Proxy.listen(Number(address(etcd).split(":")[1]));
   using endpoint = endpointOf(`127.0.0.1:${proxy.port}`);
-  const connection = await endpoint.direct();
+  const connection = await endpoint.connected();
   proxy.hold("down");
-  const sent = directUnary(
+  const sent = callRpc(
     connection,
     methodPath("KV", "Txn"),
     encodeTxn({ compares: [], writes: [put("a", bytes("1"))] }),
-    { metadata: new grpc.Metadata(), decode: decodeTxnResponse, timeoutMs: 20_000, maxBytes: 1e9 },
+    { metadata: [], decode: decodeTxnResponse, timeoutMs: 20_000 },
   );
   await eventually(() => etcd.etcd.get("a"));
   endpoint.reset();
@@ -301,7 +300,7 @@ Deno.test("of a name with several addresses the one that answers is used", stric
   Object.assign(dns, { lookup: () => Promise.resolve(found) });
   const where = { hostname: "etcd.example", port: Number(address(etcd).split(":")[1]) };
   const socket = await openSocket(where, undefined);
-  assert.equal((socket.remoteAddr as Deno.NetAddr).hostname, "127.0.0.1");
+  assert.equal(((socket as Deno.TcpConn).remoteAddr as Deno.NetAddr).hostname, "127.0.0.1");
   socket.close();
 });
 
