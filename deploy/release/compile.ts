@@ -27,7 +27,7 @@ const PERMISSIONS = [
   "--allow-net",
   "--allow-env",
   "--allow-read",
-  "--allow-write=/run/systemd/notify,/run/user,/run/etcd-pg-sync,/tmp",
+  "--allow-write=/run/systemd/notify",
   "--allow-sys=uid,gid,hostname,osUptime",
 ];
 
