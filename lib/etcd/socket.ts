@@ -27,10 +27,14 @@ export async function openSocket({ hostname, port }: Where, pems: PemTexts | und
   const addresses = await inTime(dns.lookup(hostname, { all: true }), CONNECT_TIMEOUT_MS);
   let failure: unknown;
   for (const { address } of addresses) {
-    const opening = pems ? openTls({ hostname, address, port }, pems) : openTcp({ hostname: address, port });
+    const late = new AbortController();
+    const opening = pems
+      ? openTls({ hostname, address, port }, pems, late.signal)
+      : openTcp({ hostname: address, port });
     try {
       return await inTime(opening, CONNECT_TIMEOUT_MS / addresses.length, (late) => late.close());
     } catch (error) {
+      late.abort();
       failure = error;
     }
   }

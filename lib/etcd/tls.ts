@@ -24,13 +24,23 @@ interface Where {
 /** Why a handshake failed may be told just after "secureConnect" (before Deno 2.7), or after the first write. */
 const LATE_ERROR_MS = 50;
 
-/** Resolves with the handshake. @throws why there is none: to such a server nothing was sent */
-export async function openTls({ hostname, address, port }: Where, pems: PemTexts): Promise<Socket> {
+/**
+ * Resolves with the handshake.
+ * @param late gives it up: a server that is frozen takes the connection, and never shakes hands
+ * @throws why there is none: to such a server nothing was sent
+ */
+export async function openTls(
+  { hostname, address, port }: Where,
+  pems: PemTexts,
+  late: AbortSignal,
+): Promise<Socket> {
   const tcp = net.connect({ host: address, port });
+  late.addEventListener("abort", () => tcp.destroy(late.reason));
   await event(tcp, "connect");
   tcp.setNoDelay(true);
   const socket = tls.connect({ ...pems, socket: tcp, host: hostname, ALPNProtocols: ["h2"] });
   const opened = new TlsSocket(socket);
+  late.addEventListener("abort", () => socket.destroy(late.reason));
   try {
     await event(socket, "secureConnect");
     if (socket.alpnProtocol !== "h2") await opened.failure(LATE_ERROR_MS);
