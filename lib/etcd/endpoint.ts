@@ -28,11 +28,14 @@ export class Endpoint {
   /** @throws {EtcdError} `unsent`: there is no connection, and why */
   async connected(): Promise<Http2Connection> {
     for (;;) {
+      const isNew = !this.#opening;
       const opening = this.#opening ??= this.#open();
       try {
         const connection = await opening;
         if (connection.usable) return connection;
         this.#forget(opening);
+        connection.retire(); // its numbers may have run out
+        if (isNew) throw new Error("the server takes no calls"); // one that is shutting down says so at once
       } catch (error) {
         this.#forget(opening);
         throw new EtcdError(STATUS.UNAVAILABLE, `${this.address}: ${(error as Error).message}`, true);
