@@ -18,9 +18,13 @@ export class Peer implements Disposable {
 
   private constructor(readonly connection: Http2Connection, readonly socket: Deno.TcpConn) {}
 
-  /** Both ends, with their openings. `byByte`: the client reads one byte at a time. */
+  /**
+   * Both ends, with their openings. `byByte`: the client reads one byte at a time; `first`: what the peer says in the
+   * place of its opening, with which the test goes on.
+   */
   static async connect(
-    { byByte = false, windowBytes = undefined as number | undefined } = {},
+    { byByte = false, windowBytes, first }: { byByte?: boolean; windowBytes?: number; first?: Uint8Array } =
+      {},
   ): Promise<Peer> {
     using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
     const [client, socket] = await Promise.all([
@@ -33,8 +37,8 @@ export class Peer implements Disposable {
     await peer.#take(PREFACE_BYTES);
     await peer.next(FRAME.SETTINGS);
     await peer.next(FRAME.WINDOW_UPDATE);
-    await peer.write(frame(FRAME.SETTINGS, 0, 0, []));
-    await peer.next(FRAME.SETTINGS);
+    await peer.write(first ?? frame(FRAME.SETTINGS, 0, 0, []));
+    if (!first) await peer.next(FRAME.SETTINGS);
     return peer;
   }
 
