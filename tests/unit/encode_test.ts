@@ -2,8 +2,14 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import fc from "fast-check";
-import { encodeRange, encodeTxn } from "../../lib/etcd/encode.ts";
-import { method } from "../../lib/etcd/protocol.ts";
+import {
+  encodeLogin,
+  encodeRange,
+  encodeTxn,
+  encodeWatchCreate,
+  encodeWatchProgress,
+} from "../../lib/etcd/encode.ts";
+import { method, type Service } from "../../lib/etcd/protocol.ts";
 
 const strict = { sanitizeOps: true, sanitizeResources: true };
 
@@ -14,8 +20,8 @@ const someBytes = fc.oneof(
 );
 
 /** As protobufjs reads a request, and as it reads it back from what it writes of `wanted` itself. */
-async function assertReads(name: "Range" | "Txn", bytes: Buffer, wanted: unknown): Promise<void> {
-  const { requestSerialize, requestDeserialize } = await method("KV", name);
+async function assertReads(service: Service, name: string, bytes: Buffer, wanted: unknown): Promise<void> {
+  const { requestSerialize, requestDeserialize } = await method(service, name);
   assert.deepEqual(requestDeserialize(bytes), requestDeserialize(requestSerialize(wanted)));
 }
 
@@ -25,7 +31,59 @@ Deno.test("encodeRange() writes what protobufjs reads", strict, async () => {
     fc.asyncProperty(request, async (range) => {
       const { key, end, limit, revision } = range;
       const wanted = { key: Buffer.from(key), range_end: Buffer.from(end), limit, revision };
-      await assertReads("Range", encodeRange(range), wanted);
+      await assertReads("KV", "Range", encodeRange(range), wanted);
+    }),
+    { numRuns: 300 },
+  );
+});
+
+Deno.test("encodeRange() of one key names no end", strict, async () => {
+  const request = fc.record({ key: someBytes, limit: revision, revision });
+  await fc.assert(
+    fc.asyncProperty(request, async ({ key, limit, revision }) => {
+      const written = encodeRange({ key, end: null, limit, revision });
+      await assertReads("KV", "Range", written, { key: Buffer.from(key), limit, revision });
+      // protobufjs reads an end that is empty as it reads none, and to etcd they are not the same
+      const withEnd = encodeRange({ key, end: new Uint8Array(), limit, revision });
+      assert.equal(withEnd.length, written.length + 2);
+    }),
+    { numRuns: 300 },
+  );
+});
+
+Deno.test("encodeWatchCreate() writes what protobufjs reads", strict, async () => {
+  const request = fc.record({
+    key: someBytes,
+    end: someBytes,
+    startRevision: revision,
+    fragment: fc.boolean(),
+  });
+  await fc.assert(
+    fc.asyncProperty(request, async (create) => {
+      const { key, end, startRevision, fragment } = create;
+      await assertReads("Watch", "Watch", encodeWatchCreate(create), {
+        create_request: {
+          key: Buffer.from(key),
+          range_end: Buffer.from(end),
+          start_revision: startRevision,
+          progress_notify: true,
+          fragment,
+        },
+      });
+    }),
+    { numRuns: 300 },
+  );
+});
+
+Deno.test("encodeWatchProgress() writes what protobufjs reads", strict, async () => {
+  await assertReads("Watch", "Watch", encodeWatchProgress(), { progress_request: {} });
+});
+
+Deno.test("encodeLogin() writes what protobufjs reads, in any script", strict, async () => {
+  const words = fc.string({ unit: "binary", maxLength: 300 });
+  await fc.assert(
+    fc.asyncProperty(words, words, async (name, password) => {
+      await assertReads("Auth", "Authenticate", encodeLogin(name, password), { name, password });
     }),
     { numRuns: 300 },
   );
@@ -40,7 +98,7 @@ Deno.test("encodeTxn() writes what protobufjs reads", strict, async () => {
   });
   await fc.assert(
     fc.asyncProperty(plan, async ({ compares, writes }) => {
-      await assertReads("Txn", encodeTxn({ compares, writes }), {
+      await assertReads("KV", "Txn", encodeTxn({ compares, writes }), {
         compare: compares.map(({ key, revision }) => ({
           result: "Equal",
           target: "Mod",

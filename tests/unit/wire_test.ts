@@ -3,7 +3,12 @@ import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { Etcd3 } from "etcd3";
 import fc from "fast-check";
-import { decodeRangeResponse, decodeTxnResponse, decodeWatchResponse } from "../../lib/etcd/wire.ts";
+import {
+  decodeRangeResponse,
+  decodeToken,
+  decodeTxnResponse,
+  decodeWatchResponse,
+} from "../../lib/etcd/wire.ts";
 
 const strict = { sanitizeOps: true, sanitizeResources: true };
 
@@ -11,7 +16,7 @@ interface Method {
   responseSerialize(message: unknown): Buffer;
 }
 
-async function method(service: "KV" | "Watch", name: string): Promise<Method> {
+async function method(service: "KV" | "Watch" | "Auth", name: string): Promise<Method> {
   const client = new Etcd3({ hosts: "http://127.0.0.1:1" }); // connects when it is called, which it is not
   const pool = client["pool"] as unknown as {
     withConnection<T>(
@@ -169,6 +174,18 @@ Deno.test("decodeTxnResponse() reads what protobufjs writes", strict, async () =
     }),
     { numRuns: 1_000 },
   );
+});
+
+Deno.test("decodeToken() reads what protobufjs writes", strict, async () => {
+  const { responseSerialize } = await method("Auth", "Authenticate");
+  const message = fc.record({ header, token: fc.string({ unit: "binary", maxLength: 2_000 }) });
+  fc.assert(
+    fc.property(message, (answer) => {
+      assert.equal(decodeToken(responseSerialize(answer)), answer.token);
+    }),
+    { numRuns: 1_000 },
+  );
+  assert.equal(decodeToken(new Uint8Array()), "");
 });
 
 Deno.test("an answer that ends within a number is an error, at once", strict, () => {
