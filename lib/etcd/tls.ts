@@ -47,7 +47,6 @@ export async function openTls(
   const options = { ...pems, socket: tcp, host: hostname, ALPNProtocols: ["h2"], highWaterMark: NEVER_FULL };
   const socket = tls.connect(options);
   const opened = new TlsSocket(socket);
-  late.addEventListener("abort", () => socket.destroy(late.reason));
   try {
     await event(socket, "secureConnect");
     if (socket.alpnProtocol !== "h2") await opened.failure(LATE_ERROR_MS);

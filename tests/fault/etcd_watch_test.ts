@@ -164,5 +164,11 @@ Deno.test("a follower that is closed, in whatever state, leaves nothing open", s
     follower[Symbol.dispose]();
     follower[Symbol.dispose]();
     follower.requestProgress();
+    if (end !== "with its server") await eventually(async () => await watchers(etcd) === 0);
   }
 });
+
+async function watchers(etcd: OwnEtcd): Promise<number> {
+  const metrics = await (await fetch(`http://127.0.0.1:${portOf(etcd)}/metrics`)).text();
+  return Number(/^etcd_debugging_mvcc_watcher_total (\S+)$/m.exec(metrics)![1]);
+}
