@@ -35,7 +35,8 @@ export class Endpoint {
         this.#forget(opening);
       } catch (error) {
         this.#forget(opening);
-        throw new EtcdError(STATUS.UNAVAILABLE, `${this.address}: ${(error as Error).message}`, true);
+        const reason = (error as Error).message.replace(/ \(os error \d+\)$/, "");
+        throw new EtcdError(STATUS.UNAVAILABLE, `${this.address}: ${reason}`, true);
       }
     }
   }
