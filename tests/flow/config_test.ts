@@ -111,7 +111,9 @@ Deno.test("config check: no server", strict, async () => {
   const [host] = world.etcdDsn.split("/").slice(2);
   const one = await check(world, ["-e", `etcd://127.0.0.1:${etcd},${host}/x/`, "check"]);
   assert.equal(one.code, 0, "one server of two is enough");
-  assert.ok(one.findings.some(({ state, what }) => state === "advice" && what.includes("Connection refused")));
+  assert.ok(
+    one.findings.some(({ state, what }) => state === "advice" && what.includes("Connection refused")),
+  );
 });
 
 /** What `config check` says to grant is granted, and then it says that all is right. */
