@@ -12,7 +12,7 @@ import {
 } from "../support/run.ts";
 import { manyPuts } from "../support/samples.ts";
 import { installed } from "../support/schema.ts";
-import { eventually, makeWorld } from "../support/world.ts";
+import { makeWorld } from "../support/world.ts";
 
 // `or ($21 and k.key is null and g.revision > e.revision)` was null where there is no tombstone, so the event of a key
 // that the mirror had never seen went nowhere.
