@@ -38,7 +38,8 @@ export class Endpoint {
         if (isNew) throw new Error("the server takes no calls"); // one that is shutting down says so at once
       } catch (error) {
         this.#forget(opening);
-        throw new EtcdError(STATUS.UNAVAILABLE, `${this.address}: ${(error as Error).message}`, true);
+        const reason = (error as Error).message.replace(/ \(os error \d+\)$/, "");
+        throw new EtcdError(STATUS.UNAVAILABLE, `${this.address}: ${reason}`, true);
       }
     }
   }

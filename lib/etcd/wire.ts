@@ -3,6 +3,7 @@
  * objects for each key and takes most of a scan's time). Field numbers: etcd's api/etcdserverpb/rpc.proto and
  * api/mvccpb/kv.proto, unchanged since 3.0. Unknown fields are skipped.
  */
+import { equalBytes } from "../core/codec.ts";
 import { type Event, type KeyCursor, type KeyValue, keyValueAt, type PackedKeys } from "../core/words.ts";
 
 export interface Header {
@@ -77,19 +78,40 @@ export class Reader {
   }
 
   skip(wireType: number): void {
-    if (wireType === 0) this.bigint();
+    if (wireType === 0) this.#skipVarint();
     else if (wireType === 1) this.at += 8;
     else if (wireType === 2) this.slice();
     else if (wireType === 5) this.at += 4;
     else throw new Error(`Cannot read etcd's answer: wire type ${wireType} is unknown`);
   }
+
+  /** A varint of 64 bits as text: the one of the last time, where its bytes are the same. */
+  uint64Text(last: { bytes: Uint8Array; text: string }): string {
+    const from = this.at;
+    this.#skipVarint();
+    const bytes = this.bytes.subarray(from, this.at);
+    if (!equalBytes(bytes, last.bytes)) {
+      last.bytes = bytes.slice();
+      last.text = new Reader(bytes, 0, bytes.length).bigint().toString();
+    }
+    return last.text;
+  }
+
+  #skipVarint(): void {
+    while (!(this.bytes[this.at++] < 0x80)) { // beyond the end it is neither
+      if (this.at >= this.bytes.length) throw new Error(ENDS_EARLY);
+    }
+  }
 }
+
+/** It stands in every answer, and a BigInt is an object for each byte. */
+const lastCluster = { bytes: new Uint8Array(), text: "0" };
 
 function readHeader(r: Reader): Header {
   const header = { clusterId: "0", revision: 0 };
   while (r.more()) {
     const tag = r.number();
-    if (tag === (1 << 3)) header.clusterId = r.bigint().toString();
+    if (tag === (1 << 3)) header.clusterId = r.uint64Text(lastCluster);
     else if (tag === (3 << 3)) header.revision = r.number();
     else r.skip(tag & 7);
   }

@@ -20,6 +20,7 @@
  * The next page is read ahead while this one is written, so a merge looks at the tombstones since (MERGE_PAGE), and the
  * copy into an empty range, which does not look, is used only if no event was applied since the page was asked for.
  */
+import { compareBytes } from "../core/compare.ts";
 import {
   foldEvents,
   foldPage,
@@ -109,33 +110,31 @@ class Scan implements Disposable {
   async run(): Promise<ScanOutcome | null> {
     const { at } = this.#lead;
     // after a crash the watch is reopened where it was; where it cannot be, the scan starts again
-    const ended = at.scanCursor === null ? await this.#firstPage() : await this.#openWatch(at.revision);
-    if (ended) return ended;
-    let ahead = this.#readAhead();
+    const cursor = at.scanCursor;
+    const lost = cursor && await this.#openWatch(at.revision);
+    if (lost) return lost;
+    let ahead = cursor && compareBytes(cursor, this.#range.to) === 0
+      ? null
+      : this.#readAhead(cursor ?? this.#range.from);
     while (!this.#signal.aborted) {
-      const end = await this.#applyArrived();
+      const end = this.#follower ? await this.#applyArrived() : null;
       if (end) return end;
       if (!ahead) return await this.#awaitCaughtUp();
       const { page, applied } = await ahead();
       if (await this.#isAnother(page)) return "history-replaced";
       ahead = page.last ? null : this.#readAhead(page.to);
-      const replaced = await this.#write(
+      // the first page fixes where the watch begins, and is merged before any event
+      const first = !this.#follower;
+      const ended = first ? await this.#openWatch(page.revision) : null;
+      const replaced = ended ?? await this.#write(
         page,
         page.last ? this.#range.to : page.to,
-        this.#applied === applied && page.revision >= at.revision,
-        at.revision,
+        first || this.#applied === applied && page.revision >= at.revision,
+        first ? page.revision : at.revision,
       );
       if (replaced) return replaced;
     }
     return null;
-  }
-
-  /** The first page fixes where the watch begins; it is merged before any event. */
-  async #firstPage(): Promise<ScanOutcome | null> {
-    const page = await this.#pages.read(this.#range.from);
-    if (await this.#isAnother(page)) return "history-replaced";
-    return await this.#openWatch(page.revision) ??
-      await this.#write(page, page.last ? this.#range.to : page.to, true, page.revision);
   }
 
   /** Another cluster, or a revision that was passed: an old server's stale read is read again, a restore stays below. */
@@ -153,9 +152,8 @@ class Scan implements Disposable {
     return null;
   }
 
-  /** Begins to read the next page; null where the last one is in. */
-  #readAhead(from = this.#lead.at.scanCursor!): (() => Promise<{ page: Page; applied: number }>) | null {
-    if (from.length === this.#range.to.length && from.every((b, i) => b === this.#range.to[i])) return null;
+  /** Begins to read the next page. */
+  #readAhead(from: Uint8Array): () => Promise<{ page: Page; applied: number }> {
     const applied = this.#applied;
     const reading = this.#pages.read(from);
     reading.catch(() => {}); // it is awaited after the page before it

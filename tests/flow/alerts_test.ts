@@ -157,7 +157,7 @@ Deno.test("etcd is down, and the leader is another one than before", strict, asy
   const standby = await two.samples();
   await server.stop();
   await killed(leader);
-  await two.untilReady(503, /neither leader nor standby .*ECONNREFUSED/);
+  await two.untilReady(503, /neither leader nor standby .*Connection refused/);
   await two.untilValue("fresh_age_seconds", {}, (age) => age > 6);
   const last = await two.samples();
   await assertAlerts([{ first, last: undefined }, { first: standby, last }], [

@@ -85,7 +85,19 @@ async function run(command: string, ...args: string[]): Promise<string> {
   return text(stdout);
 }
 
-// Deno before 2.7 has no pings, and grpc-js took the one that it could not send, every ten seconds, for a dead connection.
+// `deno compile` lets a program run the compiled code that it finds in /tmp under its name: whoever put it there
+if (testedBinary) {
+  Deno.test("the binary runs no code of a file in the folder for temporary ones", strict, async () => {
+    await using dir = await tempDir();
+    const { stderr } = await new Deno.Command(testedBinary!, {
+      args: ["--version"],
+      env: { TMPDIR: dir.path, DENO_LOG: "debug" },
+    }).output();
+    assert.match(text(stderr), /Code cache disabled/);
+  });
+}
+
+// grpc-js took a ping that node:http2 could not send, every ten seconds, for a dead connection
 Deno.test("a quiet connection to etcd stays", strict, async () => {
   await using world = await makeWorld();
   const program = await streaming(world);

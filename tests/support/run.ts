@@ -151,11 +151,18 @@ export async function heldScan(world: World, args: string[] = []): Promise<HeldS
   };
 }
 
-/** How many range requests etcd has served so far. */
-export async function etcdReads(world: World): Promise<number> {
+/** Waits until etcd has answered every range request that has come to it. */
+export async function rangesAnswered(world: World): Promise<void> {
   const [host] = parseEtcdDsn(world.etcdDsn).hosts;
-  const metrics = await (await fetch(`http://${host}/metrics`)).text();
-  return Number(/^etcd_mvcc_range_total (\S+)$/m.exec(metrics)![1]);
+  await eventually(async () => {
+    const metrics = await (await fetch(`http://${host}/metrics`)).text();
+    const count = (what: string) => {
+      const line = new RegExp(`^grpc_server_${what}_total\\{.*grpc_method="Range".*\\} (\\S+)$`, "gm");
+      return [...metrics.matchAll(line)].reduce((sum, [, number]) => sum + Number(number), 0);
+    };
+    const started = count("started");
+    return started > 0 && count("handled") === started;
+  });
 }
 
 /** A batch that is held between etcd's answer and its settlement. */
