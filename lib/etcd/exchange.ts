@@ -50,6 +50,11 @@ export abstract class Exchange {
     return this.#dropped || this.#over && this.sent;
   }
 
+  /** Bytes that are here of a message that is not whole. */
+  get unfinished(): number {
+    return this.#at;
+  }
+
   /** One message, whole. What it throws is the end of the exchange. */
   protected abstract receive(message: Uint8Array): void;
 

@@ -35,6 +35,7 @@ export class Follower implements Disposable {
   #heard = performance.now();
   #asked = performance.now();
   #expected = 0;
+  #unfinished = 0;
   #wakeReader: () => void = () => {};
   readonly #created = Promise.withResolvers<void>();
 
@@ -151,7 +152,10 @@ export class Follower implements Disposable {
   #watchOver(): void {
     const now = performance.now();
     const paused = this.#inbox.bytes >= INBOX_BYTES; // we are slow, not etcd
-    if (paused) this.#heard = now;
+    const unfinished = this.#watch?.unfinished() ?? 0;
+    const grows = unfinished > 0 && unfinished !== this.#unfinished; // a large response on a slow line
+    this.#unfinished = unfinished;
+    if (paused || grows) this.#heard = now;
     else if (now - this.#heard > this.#options.freshTimeoutMs) {
       this.#end ??= {
         kind: "broken",

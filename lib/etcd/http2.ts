@@ -55,6 +55,8 @@ export interface Answer {
 export interface OpenStream {
   /** The server's headers and trailers. @throws {Http2Error} @throws {TooLargeError} */
   ended: Promise<Headers>;
+  /** Bytes that are here of a message that is not whole. */
+  unfinished(): number;
   send(message: Uint8Array): void;
   /** The server sends no more than what it was let, one window, until `resume`. */
   pause(): void;
@@ -145,6 +147,7 @@ export class Http2Connection implements Disposable {
     ended.catch(() => {}); // whoever waits is told
     return {
       ended,
+      unfinished: () => stream.unfinished,
       send: (message) => {
         sent = sent.then(() => this.#send(id, stream, message, false, []));
       },
@@ -302,6 +305,7 @@ export class Http2Connection implements Disposable {
     let left = length;
     let padding = 0;
     if (flags & FLAG.PADDED) {
+      if (length === 0) throw new Http2Error("padding without its length");
       if (this.#from === this.#to) await this.#fill(1);
       padding = this.#buffer[this.#from++];
       left--;

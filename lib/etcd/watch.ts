@@ -41,6 +41,11 @@ export class Watch {
     this.#stream.send(encodeWatchProgress());
   }
 
+  /** Bytes that are here of a response that is not whole. */
+  unfinished(): number {
+    return this.#stream.unfinished();
+  }
+
   pause(): void {
     this.#stream.pause();
   }

@@ -19,6 +19,7 @@ import {
   widen,
 } from "../support/http2_peer.ts";
 import { strict } from "../support/run.ts";
+import { heldTimers } from "../support/timers.ts";
 
 const never = new AbortController().signal;
 
@@ -404,27 +405,11 @@ Deno.test("headers that go on elsewhere, or cannot be read, end the connection",
   }
 });
 
-/** The timer of a connection's pulse, which the test itself lets tick. */
-function heldPulse(): Disposable & { tick(times: number): void; running(): number } {
-  const { setInterval, clearInterval } = globalThis;
-  const held = new Map<number, () => void>();
-  let last = 0;
-  Object.assign(globalThis, {
-    setInterval: (fn: () => void) => (held.set(++last, fn), last),
-    clearInterval: (id: number) => held.delete(id),
-  });
-  return {
-    tick: (times) => Array.from({ length: times }).forEach(() => held.forEach((fn) => fn())),
-    running: () => held.size,
-    [Symbol.dispose]: () => Object.assign(globalThis, { setInterval, clearInterval }),
-  };
-}
-
 Deno.test(
   "a connection that is silent under a call is asked whether it lives, and given up if it does not say so",
   strict,
   async () => {
-    using pulse = heldPulse();
+    using pulse = heldTimers();
     using peer = await Peer.connect();
     assert.equal(pulse.running(), 0);
     const sent = call(peer);
@@ -445,7 +430,7 @@ Deno.test(
   "a connection that is slow, but says that it lives, is kept for as long as it takes",
   strict,
   async () => {
-    using pulse = heldPulse();
+    using pulse = heldTimers();
     using peer = await Peer.connect();
     const sent = call(peer);
     const { id } = await peer.request();
