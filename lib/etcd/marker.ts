@@ -103,7 +103,7 @@ export async function markerHistory(
       fragment: false,
       freshTimeoutMs: timeoutMs,
     };
-    await using follower = await Follower.open(client, { from: key, to: successor(key) }, options);
+    using follower = await Follower.open(client, { from: key, to: successor(key) }, options);
     const puts: StoredMarker[] = [];
     let at = position;
     while (at < now && !follower.end) {

@@ -17,7 +17,7 @@ export class Watch {
   /**
    * Opens a watch of all keys in the range. `receive` gets every response, the created one first: some servers put
    * events into it.
-   * @param client made with WATCH_WINDOW_BYTES
+   * @param client made with WATCH_WINDOW_BYTES, where more may come than one key's events
    */
   static async open(
     client: EtcdClient,
