@@ -71,7 +71,7 @@ const SYSTEM = new Set([
 const GRPC: Record<number, Code> = {
   [STATUS.UNAVAILABLE]: "EPS-211",
   [STATUS.DEADLINE_EXCEEDED]: "EPS-212",
-  [STATUS.INTERNAL]: "EPS-211", // grpc's own, for a connection that ends in the middle; etcd has no use of it
+  [STATUS.INTERNAL]: "EPS-211", // an answer that cannot be read; etcd has no use of it
   [STATUS.UNAUTHENTICATED]: "EPS-311",
   [STATUS.PERMISSION_DENIED]: "EPS-312",
 };

@@ -157,15 +157,8 @@ export class Follower implements Disposable {
     this.#unfinished = unfinished;
     if (paused || grows) this.#heard = now;
     else if (now - this.#heard > this.#options.freshTimeoutMs) {
-      this.#end ??= {
-        kind: "broken",
-        error: new EtcdError(
-          STATUS.DEADLINE_EXCEEDED,
-          `no event and no progress for ${this.#options.freshTimeoutMs / 1_000} s`,
-        ),
-      };
-      this.#created.resolve();
-      this.#wakeReader();
+      const silence = `no event and no progress for ${this.#options.freshTimeoutMs / 1_000} s`;
+      this.#finish({ kind: "broken", error: new EtcdError(STATUS.DEADLINE_EXCEEDED, silence) });
     } else if (now - this.#heard > IDLE_MS && now - this.#asked > IDLE_MS) this.requestProgress();
   }
 }

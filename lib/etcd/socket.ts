@@ -5,7 +5,7 @@ import { openTls, type PemTexts } from "./tls.ts";
 /** A server that has not taken the connection by then is passed over. */
 export const CONNECT_TIMEOUT_MS = 3_000;
 
-export interface Where {
+interface Where {
   hostname: string;
   port: number;
 }
