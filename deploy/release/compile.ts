@@ -19,15 +19,15 @@ const root = fileURLToPath(new URL("../..", import.meta.url));
 const stage = join(root, "build", "stage");
 
 /**
- * It connects to whatever it is told to, and reads files and variables of any name. It writes only to systemd's socket
- * and has its own beside it (lib/systemd.ts); it starts no other program.
+ * It connects to whatever it is told to, and reads files and variables of any name. It writes only to systemd's socket,
+ * the system's or a user's, and has its own beside it (lib/systemd.ts); it starts no other program.
  */
 const PERMISSIONS = [
   "--no-prompt",
   "--allow-net",
   "--allow-env",
   "--allow-read",
-  "--allow-write=/run/systemd/notify,/run/etcd-pg-sync",
+  "--allow-write=/run/systemd/notify,/run/user,/run/etcd-pg-sync",
   "--allow-sys=uid,gid,hostname,osUptime",
 ];
 
