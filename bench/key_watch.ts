@@ -1,6 +1,7 @@
 /** When keys arrive in etcd, in this process. */
 import { EtcdClient } from "../lib/etcd/client.ts";
-import { Watch } from "../lib/etcd/watch.ts";
+import type { OpenStream } from "../lib/etcd/http2.ts";
+import { watchRange } from "../lib/etcd/watch.ts";
 import type { WatchResponse } from "../lib/etcd/wire.ts";
 import { prefixRange } from "../lib/stream.ts";
 import { now } from "./load.ts";
@@ -10,7 +11,7 @@ export class KeyWatch implements Disposable {
   readonly #times = new Map<string, number>();
   readonly #waiting = new Map<string, (at: number) => void>();
   readonly #client: EtcdClient;
-  #watch: Watch | undefined;
+  #watch: OpenStream | undefined;
 
   private constructor(readonly place: Place) {
     this.#client = new EtcdClient({ endpoints: [place.endpoint] });
@@ -21,7 +22,7 @@ export class KeyWatch implements Disposable {
     const keys = new KeyWatch(place);
     const range = prefixRange(new TextEncoder().encode(place.prefix));
     const created = Promise.withResolvers<void>();
-    keys.#watch = await Watch.open(keys.#client, range, 0, false, (response) => {
+    keys.#watch = await watchRange(keys.#client, range, 0, false, (response) => {
       created.resolve();
       keys.#receive(response);
     });

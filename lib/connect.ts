@@ -5,7 +5,7 @@ import { type EtcdVersion, etcdVersion } from "./core/version.ts";
 import { codeOf, Fatal, kindOf, sentence } from "./errors.ts";
 import type { EtcdClient } from "./etcd/client.ts";
 import { EtcdError } from "./etcd/error.ts";
-import { serverVersion } from "./etcd/status.ts";
+import { readMember } from "./etcd/status.ts";
 import type { Log } from "./log.ts";
 import { type PostgresOptions, Session } from "./postgres/client.ts";
 import { isInstalled } from "./postgres/migrate.ts";
@@ -83,7 +83,7 @@ export async function openInstalled(config: StreamPlace, log: Log): Promise<Sess
 
 /** The server's version, where it is one that can be used; known bugs of it are logged. */
 export async function checkedEtcdVersion(config: Target, kv: EtcdClient, log: Log): Promise<EtcdVersion> {
-  const version = await serverVersion(kv);
+  const { version } = await readMember(kv);
   const server = etcdVersion(version);
   if (!server.supported) {
     throw new Fatal("EPS-106", `Cannot use etcd '${version}': the oldest supported version is 3.4`);

@@ -13,7 +13,7 @@ export type Opened =
 /** Opens the watch after `position`, then looks (linearizably) whether this is still the same history. */
 export async function openWatch(stream: Stream, leadership: Leadership, position: number): Promise<Opened> {
   const { at, batch } = leadership;
-  await using opening = new AsyncDisposableStack();
+  using opening = new DisposableStack();
   const follower = opening.use(
     await Follower.open(stream.watch, prefixRange(stream.settings.prefix), {
       position,

@@ -6,7 +6,8 @@ import { kindOf, sentence } from "../errors.ts";
 import { EtcdClient } from "../etcd/client.ts";
 import { readKey, readRange } from "../etcd/kv.ts";
 import { readOwnMarker } from "../etcd/marker.ts";
-import { probeOperations, probeRequestBytes, probeWrite, readStatus, rolesOf } from "../etcd/probe.ts";
+import { probeOperations, probeRequestBytes, probeWrite, rolesOf } from "../etcd/probe.ts";
+import { readMember } from "../etcd/status.ts";
 import { markerKey, MAX_TXN_BYTES, prefixRange } from "../stream.ts";
 import { broken, type Finding } from "./finding.ts";
 
@@ -37,7 +38,7 @@ async function checkServer(
 ): Promise<{ findings: Finding[]; answers: boolean }> {
   const client = new EtcdClient({ ...config.etcd, endpoints: [endpoint] });
   try {
-    const { version, errors } = await readStatus(client);
+    const { version, errors } = await readMember(client);
     const { supported, warnings } = etcdVersion(version);
     const first: Finding = supported
       ? { server, state: "ok", what: `version ${version} at '${endpoint}'` }

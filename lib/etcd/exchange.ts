@@ -19,7 +19,7 @@ export class TooLargeError extends Error {}
 /** Headers and trailers of the server. */
 export type Headers = ReadonlyMap<string, string>;
 
-export abstract class Exchange {
+export class Exchange {
   readonly #headers = new Map<string, string>();
   readonly #messageHead = new Uint8Array(MESSAGE_HEAD_BYTES);
   readonly #ended = Promise.withResolvers<Headers>();
@@ -35,8 +35,15 @@ export abstract class Exchange {
   /** The server gets no more window. */
   paused = false;
 
-  /** @param window bytes that the server takes of it */
-  constructor(public window: number, readonly maxBytes: number) {
+  /**
+   * @param window bytes that the server takes of it
+   * @param receive gets each message, whole. What it throws is the end of the exchange
+   */
+  constructor(
+    public window: number,
+    readonly maxBytes: number,
+    readonly receive: (message: Uint8Array) => void,
+  ) {
     this.#ended.promise.catch(() => {}); // whoever waits is told
   }
 
@@ -54,9 +61,6 @@ export abstract class Exchange {
   get unfinished(): number {
     return this.#at;
   }
-
-  /** One message, whole. What it throws is the end of the exchange. */
-  protected abstract receive(message: Uint8Array): void;
 
   /** After the end it changes nothing. */
   fail(error: unknown): void {
@@ -130,34 +134,5 @@ export abstract class Exchange {
     this.#at = 0;
     this.#message = undefined;
     this.receive(message);
-  }
-}
-
-/** One message back. */
-export class Call extends Exchange {
-  #answer: Uint8Array | undefined;
-
-  /** Absent where the server answers with a status alone. */
-  get answer(): Uint8Array | undefined {
-    return this.#answer;
-  }
-
-  protected override receive(message: Uint8Array): void {
-    if (this.#answer) throw new Http2Error("more than one message");
-    this.#answer = message;
-  }
-}
-
-/** Any number of messages back. */
-export class Stream extends Exchange {
-  readonly #receive: (message: Uint8Array) => void;
-
-  constructor(window: number, maxBytes: number, receive: (message: Uint8Array) => void) {
-    super(window, maxBytes);
-    this.#receive = receive;
-  }
-
-  protected override receive(message: Uint8Array): void {
-    this.#receive(message);
   }
 }

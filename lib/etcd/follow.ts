@@ -1,8 +1,10 @@
 /** A watch whose events go to an inbox, within a budget of bytes, and that is watched over: silence is an error. */
 import { type Batch, Inbox } from "../core/inbox.ts";
 import type { EtcdClient } from "./client.ts";
+import { encodeWatchProgress } from "./encode.ts";
 import { EtcdError, STATUS } from "./error.ts";
-import { Watch } from "./watch.ts";
+import type { OpenStream } from "./http2.ts";
+import { watchRange } from "./watch.ts";
 import type { WatchResponse } from "./wire.ts";
 
 export interface FollowOptions {
@@ -26,7 +28,7 @@ const BATCH_BYTES = 4 * 1024 * 1024;
 const IDLE_MS = 1_000;
 
 export class Follower implements Disposable {
-  #watch: Watch | undefined;
+  #watch: OpenStream | undefined;
   readonly #inbox: Inbox;
   readonly #options: FollowOptions;
   readonly #timer: ReturnType<typeof setInterval>;
@@ -100,10 +102,13 @@ export class Follower implements Disposable {
     this.requestProgress();
   }
 
-  /** Asks for a progress notification; it may take etcd a while, or never come. */
+  /**
+   * Asks for a progress notification: it comes after all events up to the revision in its header. It may take etcd a while,
+   * or never come.
+   */
   requestProgress(): void {
     this.#asked = performance.now();
-    this.#watch?.requestProgress();
+    this.#watch?.send(encodeWatchProgress());
   }
 
   [Symbol.dispose](): void {
@@ -122,7 +127,7 @@ export class Follower implements Disposable {
       this.#created.resolve();
       if (this.#inbox.bytes >= INBOX_BYTES) this.#watch?.pause();
     };
-    this.#watch = await Watch.open(client, range, Math.max(position, 1), fragment, receive);
+    this.#watch = await watchRange(client, range, Math.max(position, 1), fragment, receive);
     this.#watch.ended.catch((error) => this.#finish({ kind: "broken", error }));
   }
 

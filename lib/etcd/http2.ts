@@ -4,7 +4,7 @@
  * (docs/performance.md); Deno's fetch opens its window slowly and waits for Nagle's algorithm.
  */
 import { concat } from "../core/codec.ts";
-import { Call, type Exchange, type Headers, Http2Error, Stream } from "./exchange.ts";
+import { Exchange, type Headers, Http2Error } from "./exchange.ts";
 import {
   ERROR,
   FIRST_WINDOW,
@@ -122,13 +122,17 @@ export class Http2Connection implements Disposable {
    */
   async call(request: Request, signal: AbortSignal): Promise<Answer> {
     signal.throwIfAborted();
-    const call = new Call(this.#callWindow, request.maxBytes);
+    let answer: Uint8Array | undefined;
+    const call = new Exchange(this.#callWindow, request.maxBytes, (message) => {
+      if (answer) throw new Http2Error("more than one message");
+      answer = message;
+    });
     const aborted = () => call.fail(signal.reason);
     const id = this.#begin(call);
     signal.addEventListener("abort", aborted);
     try {
       this.#open(id, call, request, true);
-      return { headers: await call.ended, message: call.answer };
+      return { headers: await call.ended, message: answer };
     } finally {
       signal.removeEventListener("abort", aborted);
       this.#end(id, call);
@@ -140,7 +144,7 @@ export class Http2Connection implements Disposable {
    * stream.
    */
   stream(request: Request, receive: (message: Uint8Array) => void): OpenStream {
-    const stream = new Stream(this.#callWindow, request.maxBytes, receive);
+    const stream = new Exchange(this.#callWindow, request.maxBytes, receive);
     const id = this.#begin(stream);
     let sent = this.#open(id, stream, request, false);
     const ended = stream.ended.finally(() => this.#end(id, stream));

@@ -3,19 +3,6 @@ import { Buffer } from "node:buffer";
 import type { EtcdClient } from "./client.ts";
 import { EtcdError, STATUS } from "./error.ts";
 
-export interface EtcdStatus {
-  version: string;
-  /** Alarms and the like, in etcd's words. */
-  errors: string[];
-}
-
-export async function readStatus(client: EtcdClient): Promise<EtcdStatus> {
-  const { version, errors } = await client.ask<EtcdStatus>("Maintenance", "Status", {}, {
-    repeatable: true,
-  });
-  return { version, errors };
-}
-
 /**
  * Throws as the write of these keys would where it is not permitted. etcd checks the number of operations, then the
  * rights to all that a transaction names, then the compares (3.4 to 3.7: v3rpc/key.go, apply_auth.go); and this one's can

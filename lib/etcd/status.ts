@@ -62,9 +62,9 @@ export class EtcdStatusReader implements Disposable {
   }
 }
 
-/** etcd's version, as `3.7.3`. @throws {EtcdError} */
-export async function serverVersion(client: EtcdClient): Promise<string> {
-  return (await client.call("Maintenance", "Status", NOTHING, decodeStatus, { repeatable: true })).version;
+/** Of the server whose turn it is. @throws {EtcdError} */
+export function readMember(client: EtcdClient): Promise<EtcdMember> {
+  return client.call("Maintenance", "Status", NOTHING, decodeStatus, { repeatable: true });
 }
 
 async function answer<T>(work: Promise<T>): Promise<Answer<T>> {

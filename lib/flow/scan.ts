@@ -65,8 +65,7 @@ export async function scan(
   leadership: Leadership,
   signal: AbortSignal,
 ): Promise<ScanOutcome | null> {
-  const run = new Scan(stream, leadership, signal);
-  await using _ = run;
+  using run = new Scan(stream, leadership, signal);
   const { state } = leadership.at;
   stream.telemetry.scanBegan(state);
   const span = stream.telemetry.span("scan", () => ({ state }));

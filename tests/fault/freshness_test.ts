@@ -4,7 +4,7 @@ import { etcdVersion } from "../../lib/core/version.ts";
 import { EtcdClient } from "../../lib/etcd/client.ts";
 import { Follower } from "../../lib/etcd/follow.ts";
 import { readKey } from "../../lib/etcd/kv.ts";
-import { serverVersion } from "../../lib/etcd/status.ts";
+import { readMember } from "../../lib/etcd/status.ts";
 import { quiet } from "../support/history.ts";
 import { hold, holdDrain, renewals, streaming, strict } from "../support/run.ts";
 import { ownEtcd } from "../support/servers.ts";
@@ -74,7 +74,7 @@ Deno.test(
     const { hostname, port } = new URL(world.etcdDsn.replace("etcd:", "http:"));
     await using opened = new AsyncDisposableStack();
     const client = opened.adopt(new EtcdClient({ endpoints: [`${hostname}:${port}`] }), (c) => c.close());
-    const { carefulProgress } = etcdVersion(await serverVersion(client));
+    const { carefulProgress } = etcdVersion((await readMember(client)).version);
     const { revision, clusterId } = await readKey(client, new TextEncoder().encode("none"));
     const open = () =>
       Follower.open(client, { from: Uint8Array.of(0), to: Uint8Array.of(0) }, {
