@@ -74,10 +74,17 @@ export interface Leadership extends AsyncDisposable {
 }
 
 export interface BatchState {
+  /** The batch in flight, or the last one; as the row in PostgreSQL has it. */
   id: number;
   markerRevision: number;
   /** The newest batch that was applied: a bump copies it. */
-  last: { batch: number; batchHolder: string; batchRevision?: number; rows: [number, number, string][] };
+  last: {
+    batch: number;
+    batchHolder: string;
+    batchRevision?: number;
+    beforeRevision?: number;
+    rows: [number, number, string][];
+  };
   own: OwnWrites;
 }
 

@@ -18,6 +18,8 @@ create table etcd_sync_state (
   batch_id bigint not null default 0,    -- the batch in flight, or the last one
   batch_holder uuid,                     -- who claimed it: a number alone comes again after lost commits
   batch_rows bigint[] not null default '{}',
+  ahead_id bigint,                       -- a batch that is claimed behind the one in flight; null = none
+  ahead_rows bigint[] not null default '{}',
   marker_revision bigint not null default 0, -- mod_revision of the newest marker known to be ours
   probe_key text,                        -- the newest mirrored row, by which a replaced history shows
   probe_revision bigint,

@@ -92,8 +92,8 @@ $$;
 
 -- Of the oldest transactions those of one write each, up to the first that has more writes, repeats a key or does not
 -- fit: in one statement, since mostly there are no others. A header that was never moved is of one write, and has its
--- number: a second write moves it.
-create function etcd_drain_claim_singles(_max_rows integer, _max_bytes bigint, _max_transactions integer)
+-- number: a second write moves it. So the number is also its row's id, by which those that are claimed are left out.
+create function etcd_drain_claim_singles(_max_rows integer, _max_bytes bigint, _max_transactions integer, _behind bigint[] default '{}')
 returns table (ids bigint[], keys text[], bytes bigint)
 language plpgsql stable set search_path from current
 set enable_sort = off set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
@@ -101,7 +101,7 @@ begin
   return query
   with oldest as (
     select t.seq, w.id, w.key, 3 * octet_length(w.key) + coalesce(octet_length(w.value), octet_length(w.value_bytes), 0) + 64 as size
-    from (select * from etcd_wal_tx t order by t.seq limit least(_max_transactions, _max_rows)) t
+    from (select * from etcd_wal_tx t where t.seq <> all (_behind) order by t.seq limit least(_max_transactions, _max_rows)) t
     left join etcd_wal w on w.id = t.seq and t.first_id = t.seq and t.split_id is null and w.status = 'pending'
   ), running as (
     select o.*, sum(o.size) over (order by o.seq) as bytes, row_number() over (partition by o.key order by o.seq) as nth
@@ -119,7 +119,10 @@ end $$;
 --
 -- Without sorts the parts of a large transaction come by the primary key, from where the last one ended; with one, each
 -- part would read all that is left.
-create function etcd_drain_claim(_max_rows integer, _max_bytes bigint, _max_transactions integer) returns setof etcd_wal
+--
+-- _behind: rows that are claimed and not settled yet. What is claimed goes behind them, so it may repeat their keys.
+create function etcd_drain_claim(_max_rows integer, _max_bytes bigint, _max_transactions integer, _behind bigint[] default '{}')
+returns setof etcd_wal
 language plpgsql set search_path from current
 set enable_sort = off set enable_bitmapscan = off set enable_seqscan = off as $$
 declare
@@ -133,11 +136,11 @@ declare
   room bigint;
 begin
   select s.ids, s.keys, _max_bytes - s.bytes into taken, taken_keys, room
-  from etcd_drain_claim_singles(_max_rows, _max_bytes, _max_transactions) s;
+  from etcd_drain_claim_singles(_max_rows, _max_bytes, _max_transactions, _behind) s;
   <<headers>>
   for tx in
-    select * from etcd_wal_tx t where t.seq <> all (taken)
-    order by t.seq limit least(_max_transactions, _max_rows) - cardinality(taken)
+    select * from etcd_wal_tx t where t.seq <> all (taken || _behind)
+    order by t.seq limit least(_max_transactions, _max_rows) - cardinality(taken) + cardinality(_behind)
   loop
     -- This is another snapshot. A transaction that committed between the two can come before one that is taken; to take
     -- one behind it would send a later write of a key first.
@@ -146,7 +149,7 @@ begin
       select array_agg(r.id order by r.id), array_agg(r.key order by r.id), array_agg(r.size order by r.id) into ids, keys, sizes
       from (
         select w.id, w.key, 3 * octet_length(w.key) + coalesce(octet_length(w.value), octet_length(w.value_bytes), 0) + 64 as size
-        from etcd_wal w where w.txid = tx.txid and w.ts = tx.ts and w.status = 'pending' limit _max_rows + 1
+        from etcd_wal w where w.txid = tx.txid and w.ts = tx.ts and w.status = 'pending' and w.id <> all (_behind) limit _max_rows + 1
       ) r;
       if cardinality(ids) > 1 and (cardinality(ids) > _max_rows or (select sum(s) from unnest(sizes) s) > _max_bytes) then
         exit headers when taken <> '{}'; -- it begins a batch of its own
@@ -163,12 +166,13 @@ begin
       from (
         select w.id, w.key, 3 * octet_length(w.key) + coalesce(octet_length(w.value), octet_length(w.value_bytes), 0) + 64 as size
         from etcd_wal w
-        where w.id between tx.split_id and tx.seq and w.txid = tx.txid and w.ts = tx.ts and w.status = 'pending'
+        where w.id between tx.split_id and tx.seq and w.txid = tx.txid and w.ts = tx.ts and w.status = 'pending' and w.id <> all (_behind)
         order by w.id limit _max_rows + 1
       ) r;
     end if;
-    if ids is null then -- all its parts are settled
-      delete from etcd_wal_tx t where t.seq = tx.seq;
+    if ids is null then -- all its parts are settled, or claimed
+      delete from etcd_wal_tx t where t.seq = tx.seq
+        and not exists (select from etcd_wal w where w.id = any (_behind) and w.txid = tx.txid and w.ts = tx.ts);
       continue headers;
     end if;
     exit headers when keys && taken_keys;
@@ -187,20 +191,32 @@ begin
   return query select w.* from unnest(taken) with ordinality as t(id, n) join etcd_wal w using (id) order by t.n;
 end $$;
 
--- One turn of the drain, one round trip: settle the batch in flight, claim the next, park or wake.
--- _busy and _idle: the machine's states after `wal-waiting` and after `wal-empty`.
+-- One turn of the drain, one round trip: settle the batch in flight, claim what comes next, park or wake.
+--
+-- _ahead: the batch in flight is applied, and the one that was claimed ahead is on its way to etcd: now it is the batch in
+-- flight. Else it was never sent, and what was claimed ahead is free again; its number is not: a number never names two
+-- batches of a holder.
+-- _batches: how many may be claimed then, those on their way among them. _busy and _idle: the machine's states after
+-- `wal-waiting` and after `wal-empty`.
 create function etcd_drain_turn(
-  _epoch bigint, _holder uuid, _batch bigint,
+  _epoch bigint, _holder uuid, _batch bigint, _ahead boolean,
   _applied_at bigint, _ids bigint[], _expected bigint[],
   _lost_status text, _lost bigint[], _lost_revisions bigint[], _lost_messages text[],
-  _max_rows integer, _max_bytes bigint, _max_transactions integer, _busy text, _idle text
-) returns setof etcd_wal
+  _max_rows integer, _max_bytes bigint, _max_transactions integer, _batches integer, _busy text, _idle text
+) returns table (
+  batch bigint, id bigint, txid text, ts text, key text, value text, value_bytes bytea, tombstone boolean, keep_lease boolean,
+  timeline bigint, revision bigint, seen_revision bigint, "strict" boolean
+)
 language plpgsql set search_path from current as $$
+#variable_conflict use_column
 declare
   state etcd_sync_state := etcd_drain_fence(_epoch, _holder, _batch);
-  claimed etcd_wal[];
+  newest bigint := greatest(state.batch_id, state.ahead_id);
+  flying bigint[] := case when _ahead then state.ahead_rows else '{}' end;
+  first etcd_wal[] := '{}';
+  second etcd_wal[] := '{}';
 begin
-  if state.state not in (_busy, _idle) then
+  if state.state not in (_busy, _idle) or _ahead and state.ahead_id is null then
     raise exception using errcode = 'ZE100', message = format('Fenced: the stream is in state %s', state.state);
   end if;
   if cardinality(_ids) > 0 then
@@ -209,19 +225,31 @@ begin
   if cardinality(_lost) > 0 then
     perform etcd_drain_lost(_lost_status, _batch, _lost, _lost_revisions, _lost_messages);
   end if;
-  claimed := array(select c from etcd_drain_claim(_max_rows, _max_bytes, _max_transactions) c);
-  if claimed <> '{}' then
-    update etcd_sync_state s set state = _busy, batch_id = _batch + 1, batch_holder = _holder,
-      batch_rows = array(select c.id from unnest(claimed) c),
+  if not _ahead and _batches > 0 then
+    first := array(select c from etcd_drain_claim(_max_rows, _max_bytes, _max_transactions) c);
+    flying := array(select c.id from unnest(first) c);
+  end if;
+  if flying <> '{}' and _batches > 1 and exists (select from etcd_wal_tx t where t.seq <> all (flying)) then
+    second := array(select c from etcd_drain_claim(_max_rows, _max_bytes, _max_transactions, flying) c);
+  end if;
+  if flying <> '{}' then
+    newest := newest + cardinality(first[:1]) + cardinality(second[:1]);
+    update etcd_sync_state s set state = _busy, batch_id = newest - cardinality(second[:1]), batch_holder = _holder, batch_rows = flying,
+      ahead_id = case when second <> '{}' then newest end, ahead_rows = array(select c.id from unnest(second) c),
       marker_revision = greatest(s.marker_revision, coalesce(_applied_at, 0)), updated_at = clock_timestamp();
     update etcd_sync_gate set parked = false where parked;
   elsif state.state <> _idle or state.batch_rows <> '{}' or cardinality(_lost) > 0 or not (select g.parked from etcd_sync_gate g) then
-    update etcd_sync_state s set state = _idle, batch_rows = '{}',
+    update etcd_sync_state s set state = _idle, batch_id = newest, batch_rows = '{}', ahead_id = null, ahead_rows = '{}',
       marker_revision = greatest(s.marker_revision, coalesce(_applied_at, 0)), updated_at = clock_timestamp();
     -- every tombstone that is there has come with a checkpoint, under the lock that the fence holds now
     update etcd_sync_gate g set parked = true, seen_revision = greatest(g.seen_revision, state.revision), deleted = false;
   end if;
-  return query select * from unnest(claimed);
+  return query
+  select newest - cardinality(second[:1]), c.id, c.txid::text, c.ts::text, c.key, c.value, c.value_bytes, c.tombstone, c.keep_lease,
+    c.timeline, c.revision, c.seen_revision, c."strict" from unnest(first) c
+  union all
+  select newest, c.id, c.txid::text, c.ts::text, c.key, c.value, c.value_bytes, c.tombstone, c.keep_lease,
+    c.timeline, c.revision, c.seen_revision, c."strict" from unnest(second) c;
 end $$;
 
 -- Rights: nobody but the owner, until they are granted (docs/rights).

@@ -30,6 +30,8 @@ export interface Marker {
   batchHolder: string;
   /** Revision of the batch; absent in the batch's own marker, whose mod_revision it is. */
   batchRevision?: number;
+  /** Revision of the batch before this one, where it was not settled yet when this one was sent. */
+  beforeRevision?: number;
   /** The marker before was deleted: what it said has to be looked up in its history. */
   forgotten?: boolean;
   /** id, expected revision, digest of key and value. */
@@ -82,6 +84,9 @@ export function walk(base: number, seen: number, own: OwnWrite[]): number {
  * since a revision are noted; the older ones of a key are learned from the WAL when a row asks for them. Each walk is
  * remembered, and goes on from where the last one from the same base ended: a queue of rows on one key would be quadratic
  * otherwise.
+ *
+ * The newest batch that is noted may not be settled yet, so the WAL does not know of it: it is never forgotten, and what is
+ * learned goes before it.
  */
 export class OwnWrites {
   #byKey = new Map<string, OwnWrite[]>();
@@ -89,16 +94,25 @@ export class OwnWrites {
   #learned = new Map<string, number>();
   #walks = new Map<string, { reached: number; upTo: number }>();
   #size = 0;
+  /** Revision of the newest batch that is noted. */
+  #newest: number;
 
   /** @param since every write of ours after this revision will be noted, in order */
-  constructor(public since: number, readonly limit = 200_000) {}
+  constructor(public since: number, readonly limit = 200_000) {
+    this.#newest = since;
+  }
 
-  note(key: string, write: OwnWrite): void {
-    if (this.#size >= this.limit) this.#forget(write.result);
-    const writes = this.#byKey.get(key);
-    if (writes) writes.push(write);
-    else this.#byKey.set(key, [write]);
-    this.#size++;
+  /** A batch was applied at `revision`; every one before it is settled. */
+  note(revision: number, rows: Pick<WalRow, "key" | "tombstone">[], expected: number[]): void {
+    if (this.#size >= this.limit) this.#forget(this.#newest);
+    this.#newest = revision;
+    rows.forEach(({ key, tombstone }, i) => {
+      const write = { expected: expected[i], result: revision, tombstone };
+      const writes = this.#byKey.get(key);
+      if (writes) writes.push(write);
+      else this.#byKey.set(key, [write]);
+    });
+    this.#size += rows.length;
   }
 
   /** The expected revision of a row, or undefined where older writes of its key have to be learned first. */
@@ -111,9 +125,11 @@ export class OwnWrites {
     return this.#remember(row, walk(from.reached, from.upTo, own), own.at(-1)?.result ?? from.upTo);
   }
 
-  /** @param writes all of the key that are newer than `after` and settled by now, oldest first */
-  learn(key: string, after: number, writes: OwnWrite[]): void {
-    this.#size += 1 + writes.length - (this.#byKey.get(key)?.length ?? 0);
+  /** @param settled all of the key that are newer than `after` and settled by now, oldest first */
+  learn(key: string, after: number, settled: OwnWrite[]): void {
+    const noted = this.#byKey.get(key) ?? [];
+    const writes = [...settled, ...newerThan(settled.at(-1)?.result ?? after, noted)];
+    this.#size += 1 + writes.length - noted.length;
     this.#byKey.set(key, writes);
     this.#learned.set(key, after);
   }
@@ -212,31 +228,55 @@ export function outdated(rows: WalRow[], timeline: number): Loss[] {
   }));
 }
 
-/** What became of the batch in flight, by the marker that stood before our bump. */
+/** A batch that was applied. */
+export interface ResolvedBatch {
+  batch: number;
+  revision: number;
+  ids: number[];
+  /** null: the settled WAL tells (`OwnWrites`). */
+  expected: number[] | null;
+}
+
+/** What became of what was claimed, by the marker that stood before our bump. */
 export type Resolution =
   | { kind: "nothing" }
-  | { kind: "applied"; revision: number; ids: number[]; expected: number[] }
+  /** Oldest first. */
+  | { kind: "applied"; batches: ResolvedBatch[] }
   | { kind: "not-applied" }
   /** The marker's batch is newer than PostgreSQL knows: it lost commits. */
   | { kind: "commits-lost" };
 
 /**
- * Applied if and only if the marker names exactly it: batch and holder. "It or a newer one" would settle a batch that
- * a successor claimed under the same number, after PostgreSQL had lost the first claim.
+ * A batch was applied if and only if the marker names exactly it: batch and holder. "It or a newer one" would settle a
+ * batch that a successor claimed under the same number, after PostgreSQL had lost the first claim.
+ *
+ * The batch that was claimed ahead is sent only once the one in flight is applied, and its marker says at which revision
+ * that was. A holder never uses a number twice, also where it gave up what it had claimed ahead: so the marker's rows are
+ * those that were claimed.
  */
 export function resolve(
-  state: { batchId: number; batchHolder: string | null; batchRows: number[] },
+  state: { batchId: number; batchHolder: string | null; batchRows: number[]; aheadId: number | null },
   marker: (Marker & { modRevision: number }) | undefined,
 ): Resolution {
-  const same = marker !== undefined && marker.batch === state.batchId &&
-    marker.batchHolder === state.batchHolder;
-  if (marker && marker.batch > 0 && !same && marker.batch >= state.batchId) return { kind: "commits-lost" };
+  const names = (batch: number | null) =>
+    marker !== undefined && marker.batch === batch && marker.batchHolder === state.batchHolder;
+  const both = names(state.aheadId) && marker!.beforeRevision !== undefined;
+  const known = both || names(state.batchId);
+  if (marker && marker.batch > 0 && !known && marker.batch >= state.batchId) return { kind: "commits-lost" };
   if (state.batchRows.length === 0) return { kind: "nothing" };
-  if (!same) return { kind: "not-applied" };
-  return {
-    kind: "applied",
+  if (!marker || !known) return { kind: "not-applied" };
+  const newest = {
+    batch: marker.batch,
     revision: marker.batchRevision ?? marker.modRevision,
     ids: marker.rows.map(([id]) => id),
     expected: marker.rows.map(([, expected]) => expected),
   };
+  if (!both) return { kind: "applied", batches: [newest] };
+  const before = {
+    batch: state.batchId,
+    revision: marker.beforeRevision!,
+    ids: state.batchRows,
+    expected: null,
+  };
+  return { kind: "applied", batches: [before, newest] };
 }

@@ -1,12 +1,16 @@
 /**
- * PostgreSQL → etcd: the WAL, batch by batch. One batch is in flight at a time.
+ * PostgreSQL → etcd: the WAL, batch by batch. One Txn is under way at a time. Where more waits than it takes, the next
+ * batch is claimed ahead, and each server works while the other one does:
  *
- *   PostgreSQL   settle N-1, claim N ─┐                      ┌─ settle N, claim N+1
- *   etcd                              └─ Txn N (marker = N) ─┘
+ *   PostgreSQL   settle N-1, claim N and N+1 ─┐         ┌─ settle N, claim N+2 ──┐         ┌─ settle N+1, claim N+3
+ *   etcd                                      └─ Txn N ─┴─ Txn N+1 (marker: N+1, ┴─────────┴─ Txn N+2
+ *                                                          and N's revision)
  *
  * The claim names the rows and the number before etcd hears of them, and the marker names both in etcd, so whoever comes
- * after a crash anywhere on this line can tell whether N was applied (lib/flow/lead.ts). No call to etcd is made inside
- * an open PostgreSQL transaction.
+ * after a crash anywhere on this line can tell what was applied (lib/flow/takeover.ts): Txn N+1 is sent only after N was
+ * applied, so when it is in the marker both were; Txn N+2 only after the settlement of N is committed, so never more than
+ * two are open. Where N was not applied, N+1 is given up unsent, and what is left of N goes first again: that keeps the
+ * order. No call to etcd is made inside an open PostgreSQL transaction.
  */
 import { digest, encodeMarker, judge, type Marker, outdated, planTxn } from "../core/txn.ts";
 import type { WalRow } from "../core/words.ts";
@@ -15,7 +19,16 @@ import { isLostAnswer, isPassing, sendTxn } from "../etcd/kv.ts";
 import { bumpMarker } from "../etcd/marker.ts";
 import { Backoff, sleep } from "../lifecycle.ts";
 import { next } from "../machine.ts";
-import { isWaiting, park, settledWrites, type Settlement, turn, unpark } from "../postgres/wal.ts";
+import {
+  type Claim,
+  type ClaimLimits,
+  expectedRevisions,
+  isWaiting,
+  park,
+  type Settlement,
+  turn,
+  unpark,
+} from "../postgres/wal.ts";
 import { type Leadership, markerKey, type Stream } from "../stream.ts";
 import { BatchTrace } from "../telemetry/batch_trace.ts";
 
@@ -56,64 +69,94 @@ export async function drain(
   signal: AbortSignal,
 ): Promise<"wal-empty" | null> {
   const { batch, place } = leadership;
-  let sent: Sent | null = null;
+  const claimed = ({ rows, batch }: Claim, began: number): Batch => ({
+    id: batch,
+    rows,
+    trace: new BatchTrace(stream.telemetry, batch, rows, began),
+  });
+  /** Claimed and not settled, oldest first. */
+  let open: Batch[] = [];
+  let settlement: Settlement = { kind: "none" };
   try {
     for (;;) {
       const began = Date.now();
-      /** After a refusal transactions go one by one, to find the one that etcd refuses. */
-      const alone = sent?.settlement.kind === "none";
-      const limits = signal.aborted ? { maxRows: 0, maxBytes: 0, maxTransactions: 0 } : {
-        ...stream.settings.limits,
-        maxTransactions: alone ? 1 : stream.settings.limits.maxRows,
-      };
-      const settlement: Settlement = sent?.settlement ?? { kind: "none" };
-      const rows = await turn(leadership.drain, place, batch.id, settlement, limits, {
-        busy: BUSY,
-        idle: IDLE,
-      });
-      if (sent) tellSettled(stream, batch.id, sent, began);
-      sent = null;
-      if (rows.length === 0) {
+      const [settling, ahead]: (Batch | undefined)[] = open;
+      const before: number | null = settlement.kind === "applied" ? settlement.revision : null;
+      const goesOn: boolean = before !== null && ahead !== undefined && !signal.aborted;
+      const sent = goesOn ? send(stream, leadership, ahead, before, signal) : null;
+      sent?.catch(() => {}); // it is looked at after the turn
+      const settled = { batch: batch.id, ahead: goesOn, settlement };
+      const limits = claimLimits(stream, settling !== undefined && settlement.kind === "none", signal);
+      const claims = await turn(leadership.drain, place, settled, limits, { busy: BUSY, idle: IDLE });
+      if (settling) tellSettled(stream, settling, settlement, began);
+      if (!goesOn) ahead?.trace.lost("given up before it was sent");
+      open = [...(goesOn ? [ahead] : []), ...claims.map((claim) => claimed(claim, began))];
+      batch.id = open.length > 0 ? open[0].id : ahead?.id ?? batch.id;
+      if (open.length === 0) {
         if (!signal.aborted) return "wal-empty";
         await unpark(leadership.drain);
         return null;
       }
-      batch.id++;
-      const trace = new BatchTrace(stream.telemetry, batch.id, rows, began);
-      sent = { rows, trace, settlement: { kind: "none" } };
-      const answer = await trace.sending(() => send(stream, leadership, rows, alone, signal));
+      const answer: Settlement | null = await (sent ?? send(stream, leadership, open[0], null, signal));
       if (answer === null) {
-        trace.lost("stopped before etcd took it");
+        for (const { trace } of open) trace.lost("stopped before etcd took it");
         return null;
       }
-      sent.settlement = answer;
+      settlement = answer;
     }
   } catch (error) {
-    sent?.trace.lost(error);
+    for (const { trace } of open) trace.lost(error);
     throw error;
   }
 }
 
-/** A batch that is not settled yet. */
-interface Sent {
+/** A batch that is claimed. */
+interface Batch {
+  id: number;
   rows: WalRow[];
   trace: BatchTrace;
-  settlement: Settlement;
 }
 
-/** Sends one batch; what to settle it with. `none`: refused, the transactions in it have to go one by one. null: stopped. */
-async function send(
+/** @param alone after a refusal transactions go one by one, to find the one that etcd refuses */
+function claimLimits({ settings }: Stream, alone: boolean, signal: AbortSignal): ClaimLimits {
+  const { limits } = settings;
+  if (signal.aborted) return { ...limits, maxTransactions: 0, maxBatches: 0 };
+  return alone
+    ? { ...limits, maxTransactions: 1, maxBatches: 1 }
+    : { ...limits, maxTransactions: limits.maxRows, maxBatches: 2 };
+}
+
+/**
+ * Sends one batch; what to settle it with. `none`: refused, the transactions in it have to go one by one. null: stopped.
+ *
+ * @param before where the batch before it was applied; null: that is settled
+ */
+function send(
   stream: Stream,
   leadership: Leadership,
+  { id, rows, trace }: Batch,
+  before: number | null,
+  signal: AbortSignal,
+): Promise<Settlement | null> {
+  return trace.sending(async () => {
+    const { drain, at, batch } = leadership;
+    const losses = outdated(rows, at.timeline);
+    if (losses.length > 0) return { kind: "conflict", losses };
+    const expected = await expectedRevisions(drain, at.timeline, rows, batch.own);
+    const marker = batchMarker(leadership, id, rows, expected, before);
+    return await sendUntilTaken(stream, leadership, marker, rows, expected, signal);
+  });
+}
+
+async function sendUntilTaken(
+  stream: Stream,
+  leadership: Leadership,
+  marker: Marker,
   rows: WalRow[],
-  alone: boolean,
+  expected: number[],
   signal: AbortSignal,
 ): Promise<Settlement | null> {
   const { batch, at } = leadership;
-  const losses = outdated(rows, at.timeline);
-  if (losses.length > 0) return { kind: "conflict", losses };
-  const expected = await expectedRevisions(leadership, rows);
-  const marker = batchMarker(leadership, rows, expected);
   const key = markerKey(stream.settings.name);
   const plan = planTxn({ key, revision: batch.markerRevision, value: encodeMarker(marker) }, rows, expected);
   const backoff = new Backoff();
@@ -132,13 +175,13 @@ async function send(
     } catch (error) {
       if (error instanceof LostPlace) throw error;
       if (isLostAnswer(error)) {
-        throw new LostPlace(`no answer to batch ${batch.id}: ${sentence(error)}`, { cause: error });
+        throw new LostPlace(`no answer to batch ${marker.batch}: ${sentence(error)}`, { cause: error });
       }
       if (!isPassing(error)) {
-        const refused = await refusedForGood(stream, leadership, rows, alone, error);
+        const refused = await refusedForGood(stream, leadership, rows, error);
         if (refused) return refused;
       }
-      const fields = { code: "EPS-605", batch: batch.id, error: sentence(error) };
+      const fields = { code: "EPS-605", batch: marker.batch, error: sentence(error) };
       stream.troubles.tell("writes", fields, "etcd does not take writes now; trying on");
       await backoff.pause(signal);
       if (signal.aborted) return null;
@@ -159,27 +202,25 @@ function applied(
     batch: marker.batch,
     batchHolder: marker.batchHolder,
     batchRevision: revision,
+    beforeRevision: marker.beforeRevision,
     rows: marker.rows,
   };
-  rows.forEach((row, i) =>
-    batch.own.note(row.key, { expected: expected[i], result: revision, tombstone: row.tombstone })
-  );
+  batch.own.note(revision, rows, expected);
   return { kind: "applied", revision, ids: rows.map((row) => Number(row.id)), expected };
 }
 
 /**
- * etcd will never take this. Alone, the transaction is failed; but only if a bump of the marker still succeeds: else it
+ * etcd will never take this. One that is alone is failed; but only if a bump of the marker still succeeds: else it
  * is the drain that has no rights, and not the row (null: wait for them).
  */
 async function refusedForGood(
   stream: Stream,
   leadership: Leadership,
   rows: WalRow[],
-  alone: boolean,
   error: unknown,
 ): Promise<Settlement | null> {
   const { batch, place, at } = leadership;
-  if (!alone && rows.some((row) => row.txid !== rows[0].txid)) return { kind: "none" };
+  if (rows.some(({ txid, ts }) => txid !== rows[0].txid || ts !== rows[0].ts)) return { kind: "none" };
   const bump: Marker = { streamId: at.streamId, epoch: place.epoch, holder: place.holder, ...batch.last };
   try {
     const revision = await bumpMarker(stream.kv, markerKey(stream.settings.name), batch.markerRevision, bump);
@@ -198,30 +239,31 @@ async function refusedForGood(
   };
 }
 
-/** Where our own writes are not all in memory, the settled WAL tells: every batch before this one is settled. */
-async function expectedRevisions({ batch, drain, at }: Leadership, rows: WalRow[]): Promise<number[]> {
-  const unknown = rows.filter((row) => batch.own.expected(row) === undefined);
-  if (unknown.length > 0) {
-    // a batch has each key once
-    const settled = await settledWrites(drain, at.timeline, unknown);
-    for (const { key, seenRevision } of unknown) batch.own.learn(key, seenRevision, settled.get(key) ?? []);
-  }
-  return rows.map((row) => batch.own.expected(row)!);
-}
-
-function batchMarker({ at, place, batch }: Leadership, rows: WalRow[], expected: number[]): Marker {
+function batchMarker(
+  { at, place }: Leadership,
+  batch: number,
+  rows: WalRow[],
+  expected: number[],
+  before: number | null,
+): Marker {
   return {
     streamId: at.streamId,
     epoch: place.epoch,
     holder: place.holder,
-    batch: batch.id,
+    batch,
     batchHolder: place.holder,
+    beforeRevision: before ?? undefined,
     rows: rows.map((row, i) => [Number(row.id), expected[i], digest(row)]),
   };
 }
 
 /** A batch is settled: by its number a write is followed from its row to its revision. */
-function tellSettled(stream: Stream, batch: number, { rows, trace, settlement }: Sent, began: number): void {
+function tellSettled(
+  stream: Stream,
+  { id: batch, rows, trace }: Batch,
+  settlement: Settlement,
+  began: number,
+): void {
   const { telemetry, troubles, log } = stream;
   const result = RESULTS[settlement.kind];
   const revision = settlement.kind === "applied" ? settlement.revision : undefined;

@@ -71,8 +71,9 @@ async function resolveBatch(stream: Stream, leadership: Leadership): Promise<voi
   // the marker's batch with its holder, or the next leader takes it for one that PostgreSQL has lost
   const newest = old && old.batch >= row.batchId ? old : { batch: row.batchId, batchHolder: row.batchHolder };
   const next = { batch: newest.batch, batchHolder: newest.batchHolder, markerRevision: revision };
-  await settleInFlight(session, place, row.batchId, resolution.kind === "applied" ? resolution : null, next);
-  if (resolution.kind === "applied") stream.telemetry.drained("success", resolution.ids.length);
+  const applied = resolution.kind === "applied" ? resolution.batches : [];
+  await settleInFlight(session, place, row.batchId, applied, next);
+  for (const { ids } of applied) stream.telemetry.drained("success", ids.length);
   if (resolution.kind !== "nothing") {
     stream.log.info({ batch: row.batchId, outcome: resolution.kind }, "resolved the batch in flight");
   }
@@ -81,6 +82,8 @@ async function resolveBatch(stream: Stream, leadership: Leadership): Promise<voi
     batchHolder: next.batchHolder,
     markerRevision: revision,
     batchRows: [],
+    aheadId: null,
+    aheadRows: [],
   });
   Object.assign(batch, {
     id: next.batch,
@@ -105,6 +108,7 @@ function lastBatch(before: StoredMarker | null, place: Place): Leadership["batch
     batch: old.batch,
     batchHolder: old.batchHolder,
     batchRevision: old.batchRevision ?? before.modRevision,
+    beforeRevision: old.beforeRevision,
     rows: old.rows,
   };
 }
@@ -164,14 +168,15 @@ async function markerGone(
     row.markerRevision,
     { carefulProgress: stream.server.carefulProgress, timeoutMs: stream.settings.freshTimeoutMs },
   );
+  // the newest: it tells of the batch before it, too
   const applied = puts.map(({ marker, modRevision }) => marker && resolve(row, { ...marker, modRevision }))
-    .find((resolution) => resolution?.kind === "applied");
+    .findLast((resolution) => resolution?.kind === "applied");
   await session.transaction(async () => {
     await fence(session, place, row.batchId);
     await writeEvent(session, "marker-gone", row.timeline, { revision: row.revision });
     if (applied || whole) return;
     const lost = "It may have been applied: the marker's history is lost";
-    await settleDoubtful(session, row.batchId, row.batchRows, lost);
+    await settleDoubtful(session, row.batchId, [...row.batchRows, ...row.aheadRows], lost);
   }, { patient: true });
   return applied ?? { kind: row.batchRows.length === 0 ? "nothing" : "not-applied" };
 }

@@ -19,12 +19,14 @@ export interface StreamRow {
   batchId: number;
   batchHolder: string | null;
   batchRows: number[];
+  aheadId: number | null;
+  aheadRows: number[];
   markerRevision: number;
   probe: Probe | null;
 }
 
 const COLUMNS = `stream, stream_id, state, revision, timeline, cluster_id, epoch, scan_cursor, scan_revision,
-  batch_id, batch_holder, batch_rows, marker_revision, probe_key, probe_revision`;
+  batch_id, batch_holder, batch_rows, ahead_id, ahead_rows, marker_revision, probe_key, probe_revision`;
 
 interface RawRow {
   stream: string;
@@ -39,6 +41,8 @@ interface RawRow {
   batch_id: number;
   batch_holder: string | null;
   batch_rows: number[];
+  ahead_id: number | null;
+  ahead_rows: number[];
   marker_revision: number;
   probe_key: string | null;
   probe_revision: number | null;
@@ -58,6 +62,8 @@ function streamRow(raw: RawRow): StreamRow {
     batchId: raw.batch_id,
     batchHolder: raw.batch_holder,
     batchRows: raw.batch_rows,
+    aheadId: raw.ahead_id,
+    aheadRows: raw.ahead_rows,
     markerRevision: raw.marker_revision,
     probe: raw.probe_key === null ? null : { key: raw.probe_key, revision: raw.probe_revision! },
   };

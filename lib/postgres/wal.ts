@@ -1,5 +1,5 @@
 /** The WAL: claim, settle, and what a leader finds when it comes in. The SQL is in sql/007_drain.sql. */
-import type { Loss, OwnWrite } from "../core/txn.ts";
+import { type Loss, type OwnWrite, OwnWrites, type ResolvedBatch } from "../core/txn.ts";
 import type { WalRow } from "../core/words.ts";
 import { LostPlace } from "../errors.ts";
 import type { Session } from "./client.ts";
@@ -71,27 +71,37 @@ export interface Limits {
 
 export interface ClaimLimits extends Limits {
   maxTransactions: number;
+  /** 2: one in flight, and one ahead. */
+  maxBatches: number;
 }
 
-/** Settles the batch in flight and claims the next, in one round trip. No rows: the WAL is empty and the drain parked. */
+export interface Claim {
+  batch: number;
+  rows: WalRow[];
+}
+
+/**
+ * Settles the batch in flight and claims, in one round trip. `ahead`: the batch that was claimed ahead is on its way.
+ * Nothing claimed and nothing on its way: the WAL is empty and the drain parked.
+ */
 export async function turn(
   session: Session,
   place: Place,
-  batch: number,
-  settlement: Settlement,
+  { batch, ahead, settlement }: { batch: number; ahead: boolean; settlement: Settlement },
   limits: ClaimLimits,
   states: { busy: string; idle: string },
-): Promise<WalRow[]> {
+): Promise<Claim[]> {
   const applied = settlement.kind === "applied" ? settlement : undefined;
   const losses = settlement.kind === "conflict" || settlement.kind === "failed" ? settlement.losses : [];
-  const rows = await fencedRun<RawWalRow>(
+  const rows = await fencedRun<RawWalRow & { batch: number }>(
     session,
     "drain-turn",
-    `select ${ROW} from etcd_drain_turn($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)`,
+    "select * from etcd_drain_turn($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
     [
       place.epoch,
       place.holder,
       batch,
+      ahead,
       applied?.revision ?? null,
       applied?.ids ?? [],
       applied?.expected ?? [],
@@ -102,11 +112,13 @@ export async function turn(
       limits.maxRows,
       limits.maxBytes,
       limits.maxTransactions,
+      limits.maxBatches,
       states.busy,
       states.idle,
     ],
   );
-  return rows.map(walRow);
+  const claims = Map.groupBy(rows, (row) => row.batch);
+  return [...claims].map(([batch, rows]) => ({ batch, rows: rows.map(walRow) }));
 }
 
 /** Asks writers to notify. Needs no fence: at worst one notifies in vain. */
@@ -129,7 +141,7 @@ export async function isWaiting(session: Session): Promise<boolean> {
 }
 
 /** Our applied writes of each row's key that are newer than what its writer saw, oldest first. */
-export async function settledWrites(
+async function settledWrites(
   session: Session,
   timeline: number,
   rows: WalRow[],
@@ -145,6 +157,25 @@ export async function settledWrites(
   return Map.groupBy(found, (write) => write.key);
 }
 
+/**
+ * The revision that each row was or is to be compared with. Where `own` does not know, the settled WAL tells: of the
+ * batches before these rows' all are settled, but for one that `own` has noted.
+ */
+export async function expectedRevisions(
+  session: Session,
+  timeline: number,
+  rows: WalRow[],
+  own: OwnWrites,
+): Promise<number[]> {
+  const unknown = rows.filter((row) => own.expected(row) === undefined);
+  if (unknown.length > 0) {
+    // a batch has each key once
+    const settled = await settledWrites(session, timeline, unknown);
+    for (const { key, seenRevision } of unknown) own.learn(key, seenRevision, settled.get(key) ?? []);
+  }
+  return rows.map((row) => own.expected(row)!);
+}
+
 /** The first statement of a transaction on the WAL: locks the state row, and stops who is no longer the writer. */
 export async function fence(session: Session, place: Place, batch: number): Promise<void> {
   await fencedRun(session, "fence-drain", "select etcd_drain_fence($1, $2, $3)", [
@@ -154,30 +185,39 @@ export async function fence(session: Session, place: Place, batch: number): Prom
   ]);
 }
 
-/** Begins a leadership with the batch in flight resolved: settled as applied, or free to be claimed anew. */
+/** Begins a leadership with what was claimed resolved: settled as applied, or free to be claimed anew. */
 export async function settleInFlight(
   session: Session,
   place: Place,
   batch: number,
-  applied: { revision: number; ids: number[]; expected: number[] } | null,
+  applied: ResolvedBatch[],
   next: { batch: number; batchHolder: string | null; markerRevision: number },
 ): Promise<void> {
   await session.transaction(async () => {
     await fence(session, place, batch);
-    if (applied) {
+    for (const { batch, revision, ids, expected } of applied) {
       await session.run("settle-applied", "select etcd_drain_applied($1, $2, $3, $4)", [
         batch,
-        applied.revision,
-        applied.ids,
-        applied.expected,
+        revision,
+        ids,
+        expected ?? await comparedWith(session, ids),
       ]);
     }
     await session.run(
       "clear-batch",
-      "update etcd_sync_state set batch_rows = '{}', batch_id = $1, batch_holder = $2, marker_revision = $3, updated_at = clock_timestamp()",
+      "update etcd_sync_state set batch_rows = '{}', ahead_id = null, ahead_rows = '{}', batch_id = $1, batch_holder = $2, marker_revision = $3, updated_at = clock_timestamp()",
       [next.batch, next.batchHolder, next.markerRevision],
     );
   });
+}
+
+/** What an applied batch was compared with, by the batches before it, which are settled. */
+async function comparedWith(session: Session, ids: number[]): Promise<number[]> {
+  const rows = await pendingRows(session, ids);
+  const [timeline] = rows.map((row) => row.timeline);
+  const expected = await expectedRevisions(session, timeline, rows, new OwnWrites(Infinity));
+  const byId = new Map(rows.map(({ id }, i) => [Number(id), expected[i]]));
+  return ids.map((id) => byId.get(id)!);
 }
 
 /** Pending rows by id; for recovery. */

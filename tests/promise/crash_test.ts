@@ -5,7 +5,8 @@
  *   scan       page read │ page committed              tests/flow/scan_test.ts
  *   mirror     events received ─ A ─► committed
  *   drain      rows committed ─ B ─► claimed ─ C ─► Txn applied ─ D ─► settled
- *   takeover   epoch ─► marker bumped ─ E ─► batch in flight settled
+ *              the same with a second batch behind it: Txn, Txn applied ─ F ─► the first settled
+ *   takeover   epoch ─► marker bumped ─ E ─► what was in flight settled
  */
 import assert from "node:assert/strict";
 import { assertKept, judged, quiet, Reader, record } from "../support/history.ts";
@@ -21,7 +22,7 @@ import {
   writeAndHold,
 } from "../support/run.ts";
 import { ownEtcd } from "../support/servers.ts";
-import { eventually, makeWorld } from "../support/world.ts";
+import { eventually, makeWorld, type World } from "../support/world.ts";
 
 Deno.test("A: killed with events received and not committed, they are applied once", strict, async () => {
   await using world = await makeWorld();
@@ -174,6 +175,96 @@ Deno.test(
     const { wal, markers } = await judged(world, { from });
     assert.deepEqual(wal.map(({ status }) => status), ["success"]);
     assert.ok(markers.filter(({ bump }) => bump).length >= 4);
+  },
+);
+
+/**
+ * Three transactions of which each repeats a key of the one before: three batches. The drain claims two of them; no
+ * settlement comes through.
+ */
+async function twoInFlight(world: World): Promise<() => Promise<void>> {
+  const letGo = await holdDrain(world);
+  for (const value of ["1", "2", "3"]) {
+    await world.sql("select etcd_set($1, $3), etcd_set($2, $3)", [world.key("hot"), world.key(value), value]);
+  }
+  const release = await hold(world.session(), "lock table etcd_wal in share mode");
+  await letGo();
+  return release;
+}
+
+const waiting = async (world: World) =>
+  (await world.sql("select status from etcd_wal order by id")).map(({ status }) => status[0]).join("");
+
+Deno.test(
+  "F: killed with two batches applied and neither settled, each is settled where it was",
+  strict,
+  async () => {
+    await using world = await makeWorld();
+    const from = await world.etcd.put(world.key("hot"), "0");
+    const program = await streaming(world);
+    await quiet(world);
+    const release = await twoInFlight(world);
+    await untilBlocked(world, program, /etcd_drain_turn/);
+    await eventually(async () => String((await world.etcd.get(world.key("hot")))?.value) === "2");
+    assert.equal(await waiting(world), "pppppp");
+    await crashed(world, program);
+    await release();
+    // a new leader that is killed before it settles leaves the next one the same answer
+    const again = await hold(world.session(), "lock table etcd_wal in share mode");
+    for (let i = 0; i < 2; i++) {
+      const next = world.program();
+      await untilBlocked(world, next, /etcd_drain_applied/);
+      await crashed(world, next);
+    }
+    await again();
+    await streaming(world);
+    const { wal } = await judged(world, { from });
+    assert.deepEqual(wal.map(({ status }) => status), Array(6).fill("success"));
+    const revisions = [0, 2, 4].map((i) => wal[i].result_revision!);
+    assert.deepEqual([0, 2, 4].map((i) => wal[i].expected_revision), [from, ...revisions.slice(0, 2)]);
+    const value = async (revision: number) =>
+      String((await world.etcd.get(world.key("hot"), revision))?.value);
+    assert.deepEqual(await Promise.all(revisions.map(value)), ["1", "2", "3"]);
+  },
+);
+
+Deno.test("F: what was claimed behind a batch that was lost is sent without it", strict, async () => {
+  await using world = await makeWorld();
+  const from = await world.etcd.put(world.key("1"), "0");
+  await streaming(world);
+  await quiet(world);
+  const letGo = await holdDrain(world); // the mirror, too
+  const theirs = await world.etcd.put(world.key("1"), "theirs");
+  for (const value of ["1", "2", "3"]) {
+    await world.sql("select etcd_set($1, $3), etcd_set($2, $3)", [world.key("hot"), world.key(value), value]);
+  }
+  await letGo();
+  const { wal } = await judged(world, { from });
+  assert.deepEqual(wal.map(({ status }) => status[0]).join(""), "ccssss");
+  assert.deepEqual(wal[0].result_revision, theirs);
+  assert.deepEqual(wal[2].expected_revision, 0, "the first write of the key was lost");
+  assert.equal(wal[4].expected_revision, wal[2].result_revision);
+});
+
+Deno.test(
+  "F: a program that is stopped gives up what it has claimed ahead, and settles the rest",
+  strict,
+  async () => {
+    await using world = await makeWorld();
+    const from = await world.etcd.put(world.key("hot"), "0");
+    const program = await streaming(world);
+    await quiet(world);
+    const release = await twoInFlight(world);
+    await untilBlocked(world, program, /etcd_drain_turn/);
+    program.kill("SIGTERM");
+    await release();
+    assert.equal((await program.status).code, 0);
+    const { batch_rows, ahead_rows, ahead_id } = (await world.state())!;
+    assert.deepEqual([batch_rows, ahead_id, ahead_rows], [[], null, []]);
+    assert.equal(await waiting(world), "sssspp");
+    await streaming(world);
+    const { wal } = await judged(world, { from });
+    assert.deepEqual(wal.map(({ status }) => status), Array(6).fill("success"));
   },
 );
 

@@ -262,19 +262,27 @@ async function lead(world: World, state = "streaming"): Promise<void> {
 interface Turn {
   batch: number;
   epoch?: number;
+  /** What was claimed ahead is on its way. */
+  ahead?: boolean;
+  batches?: number;
   applied?: [at: number, ids: number[]];
   lost?: [status: string, ids: number[]];
 }
 
-function turn(world: World, { batch, epoch = 1, applied, lost }: Turn): Promise<Row[]> {
+function turn(
+  world: World,
+  { batch, epoch = 1, ahead = false, applied, lost, batches = 1 }: Turn,
+): Promise<Row[]> {
   const [at, ids] = applied ?? [null, []];
   const [status, lostIds] = lost ?? [null, []];
   return world.sql(
-    "select id, key from etcd_drain_turn($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 127, 1500000, 127, 'draining', 'streaming')",
+    `select batch, id, key from etcd_drain_turn($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 127, 1500000, 127, $12,
+     'draining', 'streaming')`,
     [
       epoch,
       holder,
       batch,
+      ahead,
       at,
       ids,
       ids.map(() => 0),
@@ -282,13 +290,14 @@ function turn(world: World, { batch, epoch = 1, applied, lost }: Turn): Promise<
       lostIds,
       lostIds.map(() => 50),
       lostIds.map(() => "lost"),
+      batches,
     ],
   );
 }
 
 async function stands(world: World): Promise<Row> {
   const [row] = await world.sql(
-    `select s.state, s.batch_id, s.batch_rows, s.marker_revision, g.parked, g.seen_revision
+    `select s.state, s.batch_id, s.batch_rows, s.ahead_id, s.ahead_rows, s.marker_revision, g.parked, g.seen_revision
      from etcd_sync_state s, etcd_sync_gate g`,
   );
   return row;
@@ -304,6 +313,8 @@ Deno.test("a turn settles the batch in flight, claims the next, and wakes and pa
     state: "draining",
     batch_id: 1,
     batch_rows: [1],
+    ahead_id: null,
+    ahead_rows: [],
     marker_revision: 0,
     parked: false,
     seen_revision: 0,
@@ -313,6 +324,8 @@ Deno.test("a turn settles the batch in flight, claims the next, and wakes and pa
     state: "draining",
     batch_id: 2,
     batch_rows: [2],
+    ahead_id: null,
+    ahead_rows: [],
     marker_revision: 20,
     parked: false,
     seen_revision: 0,
@@ -322,11 +335,108 @@ Deno.test("a turn settles the batch in flight, claims the next, and wakes and pa
     state: "streaming",
     batch_id: 2,
     batch_rows: [],
+    ahead_id: null,
+    ahead_rows: [],
     marker_revision: 20,
     parked: true,
     seen_revision: 10,
   });
 });
+
+/** Batch by batch what a turn gave: `2: a b`. */
+function claims(rows: Row[]): string[] {
+  const byBatch = Map.groupBy(rows, ({ batch }) => batch);
+  return [...byBatch].map(([batch, rows]) => `${batch}: ${keys(rows)}`);
+}
+
+async function claimedIds(world: World): Promise<Row> {
+  const { batch_id, batch_rows, ahead_id, ahead_rows } = await stands(world);
+  return { batch_id, batch_rows, ahead_id, ahead_rows };
+}
+
+Deno.test("a turn claims a second batch behind the first, and goes on with it", strict, async () => {
+  await using world = await makeQueue();
+  await lead(world);
+  for (let n = 0; n < 4; n++) await write(world, "hot");
+  assert.deepEqual(claims(await turn(world, { batch: 0, batches: 2 })), ["1: hot", "2: hot"]);
+  assert.deepEqual(await claimedIds(world), { batch_id: 1, batch_rows: [1], ahead_id: 2, ahead_rows: [2] });
+  const next = { batch: 1, applied: [20, [1]] as [number, number[]], ahead: true, batches: 2 };
+  assert.deepEqual(claims(await turn(world, next)), ["3: hot"]);
+  assert.deepEqual(await claimedIds(world), { batch_id: 2, batch_rows: [2], ahead_id: 3, ahead_rows: [3] });
+  // without room for a second one
+  assert.deepEqual(await turn(world, { batch: 2, applied: [21, [2]], ahead: true, batches: 1 }), []);
+  assert.deepEqual(await claimedIds(world), { batch_id: 3, batch_rows: [3], ahead_id: null, ahead_rows: [] });
+  await refused(turn(world, { batch: 3, applied: [22, [3]], ahead: true }), "ZE100");
+  assert.deepEqual(claims(await turn(world, { batch: 3, applied: [22, [3]], batches: 2 })), ["4: hot"]);
+  assert.deepEqual(await turn(world, { batch: 4, applied: [23, [4]], batches: 2 }), []);
+  assert.equal((await stands(world)).parked, true);
+});
+
+Deno.test(
+  "what was claimed ahead of a batch that was lost goes again, under a new number",
+  strict,
+  async () => {
+    await using world = await makeQueue();
+    await lead(world);
+    await write(world, "a", "hot");
+    await write(world, "hot");
+    await write(world, "hot");
+    assert.deepEqual(claims(await turn(world, { batch: 0, batches: 2 })), ["1: a hot", "2: hot"]);
+    const lost = { batch: 1, lost: ["conflict", [1]] as [string, number[]], batches: 2 };
+    assert.deepEqual(claims(await turn(world, lost)), ["3: hot", "4: hot"]);
+    // stopping: nothing is claimed, and no number comes again
+    assert.deepEqual(await turn(world, { batch: 3, batches: 0 }), []);
+    assert.deepEqual(await claimedIds(world), {
+      batch_id: 4,
+      batch_rows: [],
+      ahead_id: null,
+      ahead_rows: [],
+    });
+    assert.deepEqual(claims(await turn(world, { batch: 4, batches: 2 })), ["5: hot", "6: hot"]);
+  },
+);
+
+Deno.test(
+  "a claim behind another one takes what it would have taken after it: singles, whole transactions, parts",
+  strict,
+  async () => {
+    await using world = await makeQueue();
+    await write(world, "a");
+    await write(world, "b1", "b2");
+    await write(world, "a");
+    await writeMany(world, 10, "big");
+    await write(world, "a");
+    const settled: string[] = [];
+    const expected: string[] = [];
+    await using twin = await makeQueue();
+    await write(twin, "a");
+    await write(twin, "b1", "b2");
+    await write(twin, "a");
+    await writeMany(twin, 10, "big");
+    await write(twin, "a");
+    for (let rows = await claim(twin, { rows: 4 }); rows.length > 0; rows = await claim(twin, { rows: 4 })) {
+      expected.push(keys(rows));
+      await settle(twin, rows);
+    }
+    let first = await claim(world, { rows: 4 });
+    while (first.length > 0) {
+      settled.push(keys(first));
+      const second = await claim(world, { rows: 4, behind: first });
+      await settle(world, first);
+      first = second;
+    }
+    assert.deepEqual(settled, expected);
+    assert.deepEqual(settled, [
+      "a b1 b2",
+      "a",
+      "big/1 big/2 big/3 big/4",
+      "big/5 big/6 big/7 big/8",
+      "big/9 big/10 a",
+    ]);
+    assert.deepEqual(await claim(world), []);
+    assert.deepEqual(await world.sql("select * from etcd_wal_tx"), []);
+  },
+);
 
 Deno.test("a turn of who is no longer the writer, or of another batch, changes nothing", strict, async () => {
   await using world = await makeQueue();
@@ -393,10 +503,10 @@ Deno.test(
     await lead(world);
     const claiming = "select * from etcd_drain_claim(127, 1500000, 127)";
     const ids = Array.from({ length: 127 }, (_, n) => n + 1);
-    const turning = `select * from etcd_drain_turn(1, '${holder}', 0, 20, '{${ids}}', '{${
+    const turning = `select * from etcd_drain_turn(1, '${holder}', 0, false, 20, '{${ids}}', '{${
       ids.map(() => 0)
     }}', null, '{}',
-    '{}', '{}', 127, 1500000, 127, 'draining', 'streaming')`;
+    '{}', '{}', 127, 1500000, 127, 2, 'draining', 'streaming')`;
     const measure = async () => {
       await world.sql("vacuum analyze");
       return [await pages(world, claiming), await pages(world, turning)];
@@ -468,11 +578,11 @@ Deno.test("a claim takes nothing behind a transaction that became visible while 
   await using world = await makeWorld();
   await installed(world);
   await world.sql(`
-    alter function etcd_drain_claim_singles(integer, bigint, integer) rename to claim_singles;
-    create function etcd_drain_claim_singles(a integer, b bigint, c integer)
+    alter function etcd_drain_claim_singles(integer, bigint, integer, bigint[]) rename to claim_singles;
+    create function etcd_drain_claim_singles(a integer, b bigint, c integer, d bigint[])
     returns table (ids bigint[], keys text[], bytes bigint) language plpgsql as $$
     begin
-      return query select * from claim_singles(a, b, c);
+      return query select * from claim_singles(a, b, c, d);
       perform pg_advisory_xact_lock(4711);
     end $$`);
   const [early, gate] = [world.session(), world.session()];

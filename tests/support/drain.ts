@@ -6,6 +6,8 @@ export interface Limits {
   rows?: number;
   bytes?: number;
   transactions?: number;
+  /** Claimed and not settled. */
+  behind?: Pick<Claimed, "id">[];
 }
 
 export interface Claimed {
@@ -17,12 +19,13 @@ export interface Claimed {
 /** The next batch. */
 export async function claim(
   world: World,
-  { rows = 127, bytes = 1_500_000, transactions = 127 }: Limits = {},
+  { rows = 127, bytes = 1_500_000, transactions = 127, behind = [] }: Limits = {},
 ): Promise<Claimed[]> {
-  return await world.sql("select id, txid::text, key from etcd_drain_claim($1, $2, $3)", [
+  return await world.sql("select id, txid::text, key from etcd_drain_claim($1, $2, $3, $4)", [
     rows,
     bytes,
     transactions,
+    behind.map(({ id }) => id),
   ]) as Claimed[];
 }
 

@@ -86,6 +86,8 @@ Deno.test("OwnWrites tells what the walk over all of them would, or that it does
       ago: fc.nat(12),
       strict: fc.boolean(),
       times: fc.integer({ min: 1, max: 3 }),
+      /** The newest batch is settled. */
+      settled: fc.boolean(),
     }),
   );
   let known = 0;
@@ -93,17 +95,19 @@ Deno.test("OwnWrites tells what the walk over all of them would, or that it does
   let learned = 0;
   const holds = (steps: ReturnType<typeof step["generate"]>["value"][], limit: number, began: number) => {
     let revision = began;
+    let newest = began;
     const all = new Map<string, OwnWrite[]>(); // as the settled WAL has them
     const now = new Map<string, number>();
     const past: Map<string, number>[] = [];
     const memory = new OwnWrites(began, limit);
     for (const step of steps) {
       if (step.kind === "write") {
-        revision++;
+        newest = ++revision;
+        const rows = step.keys.map((key) => ({ key, tombstone: step.tombstone }));
+        memory.note(revision, rows, step.keys.map((key) => now.get(key) ?? 0));
         for (const key of step.keys) {
           const write = own(now.get(key) ?? 0, revision, step.tombstone);
           all.set(key, [...all.get(key) ?? [], write]);
-          memory.note(key, write);
           now.set(key, step.tombstone ? 0 : revision);
         }
       } else if (step.kind === "foreign") {
@@ -117,7 +121,8 @@ Deno.test("OwnWrites tells what the walk over all of them would, or that it does
           const told = memory.expected(asked);
           if (told === undefined) {
             unknown++;
-            const settled = all.get(asked.key)?.filter(({ result }) => result > seenRevision) ?? [];
+            const settled = (all.get(asked.key) ?? [])
+              .filter(({ result }) => result > seenRevision && (step.settled || result !== newest));
             memory.learn(asked.key, seenRevision, settled);
             assert.equal(memory.expected(asked), walkAll(asked, all));
           } else {
@@ -234,20 +239,35 @@ const marker: Marker = {
   batchHolder: "h2",
   rows: [[11, 0, "aa"], [12, 10, "bb"]],
 };
-const state = { batchId: 5, batchHolder: "h2", batchRows: [11, 12] };
+const state = { batchId: 5, batchHolder: "h2", batchRows: [11, 12], aheadId: null };
+const applied = { batch: 5, revision: 90, ids: [11, 12], expected: [0, 10] };
 
 Deno.test("resolve(): applied where the marker names exactly the batch in flight", strict, () => {
-  assert.deepEqual(resolve(state, { ...marker, modRevision: 90 }), {
+  assert.deepEqual(resolve(state, { ...marker, modRevision: 90 }), { kind: "applied", batches: [applied] });
+  // what was claimed ahead of it was not sent, or not applied
+  assert.deepEqual(resolve({ ...state, aheadId: 6 }, { ...marker, modRevision: 90 }), {
     kind: "applied",
-    revision: 90,
-    ids: [11, 12],
-    expected: [0, 10],
+    batches: [applied],
+  });
+});
+
+Deno.test("resolve(): both, where the marker names the batch that was claimed ahead", strict, () => {
+  const ahead = { ...marker, batch: 6, beforeRevision: 85, rows: [[13, 7, "cc"]] as Marker["rows"] };
+  const batches = [
+    { batch: 5, revision: 85, ids: [11, 12], expected: null },
+    { batch: 6, revision: 90, ids: [13], expected: [7] },
+  ];
+  const both = { ...state, aheadId: 6 };
+  assert.deepEqual(resolve(both, { ...ahead, modRevision: 90 }), { kind: "applied", batches });
+  assert.deepEqual(resolve(both, { ...ahead, batchRevision: 90, modRevision: 95 }), {
+    kind: "applied",
+    batches,
   });
 });
 
 Deno.test("resolve(): a bumped marker tells at which revision its batch was", strict, () => {
   const resolution = resolve(state, { ...marker, batchRevision: 80, modRevision: 90 });
-  assert.deepEqual(resolution, { kind: "applied", revision: 80, ids: [11, 12], expected: [0, 10] });
+  assert.deepEqual(resolution, { kind: "applied", batches: [{ ...applied, revision: 80 }] });
 });
 
 Deno.test("resolve(): not applied where the marker names an older batch, or there is none", strict, () => {
@@ -262,7 +282,8 @@ Deno.test("resolve(): nothing, where no batch was in flight", strict, () => {
   const idle = { ...state, batchRows: [] };
   assert.deepEqual(resolve(idle, { ...marker, modRevision: 90 }), { kind: "nothing" });
   assert.deepEqual(resolve(idle, { ...marker, batch: 4, modRevision: 90 }), { kind: "nothing" });
-  assert.deepEqual(resolve({ batchId: 0, batchHolder: null, batchRows: [] }, undefined), { kind: "nothing" });
+  const fresh = { batchId: 0, batchHolder: null, batchRows: [], aheadId: null };
+  assert.deepEqual(resolve(fresh, undefined), { kind: "nothing" });
 });
 
 Deno.test(
@@ -273,12 +294,21 @@ Deno.test(
     assert.deepEqual(resolve(state, { ...marker, batch: 6, modRevision: 90 }), lost);
     assert.deepEqual(resolve(state, { ...marker, batchHolder: "h1", modRevision: 90 }), lost);
     assert.deepEqual(resolve({ ...state, batchRows: [] }, { ...marker, batch: 6, modRevision: 90 }), lost);
+    const both = { ...state, aheadId: 6 };
+    const ahead = { ...marker, batch: 6, beforeRevision: 85, modRevision: 90 };
+    assert.deepEqual(resolve(both, { ...ahead, batch: 7 }), lost);
+    assert.deepEqual(resolve(both, { ...ahead, batchHolder: "h1" }), lost);
+    assert.deepEqual(
+      resolve(both, { ...ahead, beforeRevision: undefined }),
+      lost,
+      "sent behind a settled batch",
+    );
   },
 );
 
 Deno.test("a marker reads back as it was written, and what is none of ours is none", strict, () => {
   assert.deepEqual(decodeMarker(encodeMarker(marker)), marker);
-  const bumped = { ...marker, batchRevision: 7 };
+  const bumped = { ...marker, batchRevision: 7, beforeRevision: 6 };
   assert.deepEqual(decodeMarker(encodeMarker(bumped)), bumped);
   for (
     const text of ["", "x", "{}", "null", "7", '"s"', "[]", '{"streamId":1,"rows":[]}', '{"streamId":"s"}']
