@@ -83,7 +83,9 @@ export async function drain(
       const [settling, ahead]: (Batch | undefined)[] = open;
       const before: number | null = settlement.kind === "applied" ? settlement.revision : null;
       const goesOn: boolean = before !== null && ahead !== undefined && !signal.aborted;
-      const sent = goesOn ? send(stream, leadership, ahead, before, signal) : null;
+      const sent: Promise<Settlement | null> | null = goesOn
+        ? send(stream, leadership, ahead, before, signal)
+        : null;
       sent?.catch(() => {}); // it is looked at after the turn
       const settled = { batch: batch.id, ahead: goesOn, settlement };
       const limits = claimLimits(stream, settling !== undefined && settlement.kind === "none", signal);
