@@ -68,8 +68,9 @@ async function resolveBatch(stream: Stream, leadership: Leadership): Promise<voi
     ? await markerGone(stream, session, place, row)
     : resolve(row, old && { ...old, modRevision: before!.modRevision });
   if (resolution.kind === "commits-lost") await recoverCommits(stream, session, place, row, before!);
+  const claimed = Math.max(row.batchId, row.aheadId ?? 0); // no number comes again, also where the marker is gone
   // the marker's batch with its holder, or the next leader takes it for one that PostgreSQL has lost
-  const newest = old && old.batch >= row.batchId ? old : { batch: row.batchId, batchHolder: row.batchHolder };
+  const newest = old && old.batch >= claimed ? old : { batch: claimed, batchHolder: row.batchHolder };
   const next = { batch: newest.batch, batchHolder: newest.batchHolder, markerRevision: revision };
   const applied = resolution.kind === "applied" ? resolution.batches : [];
   await settleInFlight(session, place, row.batchId, applied, next);

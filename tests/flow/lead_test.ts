@@ -1,6 +1,18 @@
 import assert from "node:assert/strict";
 import { assertKept, judged, quiet, record } from "../support/history.ts";
-import { crashed, events, killed, streaming, strict, untilBlocked, writeAndHold } from "../support/run.ts";
+import {
+  crashed,
+  events,
+  hold,
+  killed,
+  streaming,
+  strict,
+  twoApplied,
+  twoInFlight,
+  untilBlocked,
+  waiting,
+  writeAndHold,
+} from "../support/run.ts";
 import { ownEtcd } from "../support/servers.ts";
 import { eventually, makeWorld, type World } from "../support/world.ts";
 
@@ -124,6 +136,58 @@ Deno.test(
   },
 );
 
+Deno.test(
+  "the marker is deleted with two batches in flight: its history tells that both were applied",
+  strict,
+  async () => {
+    await using world = await makeWorld();
+    const from = await world.etcd.put(world.key("hot"), "0");
+    const program = await streaming(world);
+    await quiet(world);
+    const release = await twoApplied(world, program);
+    await crashed(world, program);
+    await release();
+    await world.etcd.delete(marker);
+    // a leader that is killed before it settles leaves the next one the same answer
+    const held = await hold(world.session(), "lock table etcd_wal in share mode");
+    const next = world.program();
+    await untilBlocked(world, next, /etcd_drain_applied/);
+    await crashed(world, next);
+    await held();
+    await streaming(world);
+    const { wal } = await judged(world, { from });
+    assert.deepEqual(wal.map(({ status }) => status), Array(6).fill("success"));
+    assert.deepEqual(
+      [2, 4].map((i) => wal[i].expected_revision),
+      [0, 2].map((i) => wal[i].result_revision),
+    );
+  },
+);
+
+Deno.test(
+  "the marker is deleted with two batches in flight, and its history compacted: both may have been applied",
+  strict,
+  async () => {
+    await using world = await makeWorld();
+    await world.etcd.put(world.key("hot"), "0");
+    const program = await streaming(world);
+    await quiet(world);
+    const release = await twoApplied(world, program);
+    await crashed(world, program);
+    await release();
+    await world.etcd.delete(marker);
+    await world.etcd.compact(await world.etcd.put(world.key("b"), "1"));
+    await streaming(world);
+    await quiet(world);
+    const rows = await world.sql("select status, error_message from etcd_wal order by id");
+    assert.deepEqual(rows.slice(0, 4).map(({ status }) => status), Array(4).fill("conflict"));
+    for (const i of [0, 2]) assert.match(rows[i].error_message, /^It may have been applied/);
+    // the third was never claimed
+    assert.doesNotMatch(rows[4].error_message ?? "", /may have been applied/);
+    assert.deepEqual(await world.sql("select from etcd_wal_tx"), []);
+  },
+);
+
 /** PostgreSQL as it is now, to be put back later: a failover to a replica that lagged. */
 async function copyOfPostgres(world: World): Promise<() => Promise<void>> {
   const tables = ["etcd_sync_state", "etcd_sync_gate", "etcd_wal", "etcd_wal_tx", "etcd_kv", "etcd_archive"];
@@ -187,6 +251,65 @@ Deno.test("PostgreSQL lost commits back to a batch in flight: it is settled too"
   assert.equal(put.length, 1, "it was applied a second time");
   assert.deepEqual(row, { status: "success", result_revision: put[0].mod_revision });
 });
+
+for (const more of [false, true]) {
+  Deno.test(
+    `PostgreSQL lost commits back to two batches in flight${
+      more ? ", and more came since" : ""
+    }: each is settled where it was`,
+    strict,
+    async () => {
+      await using world = await makeWorld();
+      const from = await world.etcd.put(world.key("hot"), "0");
+      const program = await streaming(world);
+      await quiet(world);
+      const release = await twoApplied(world, program);
+      const failOver = await copyOfPostgres(world); // both are applied in etcd, neither is settled
+      if (!more) await crashed(world, program);
+      await release();
+      if (more) {
+        await quiet(world);
+        await killed(program);
+      }
+      await failOver();
+      await streaming(world);
+      const { wal } = await judged(world, { from });
+      assert.deepEqual(wal.map(({ status }) => status), Array(6).fill("success"));
+      assert.equal((await events(world, "commits-lost")).length, more ? 1 : 0);
+      assert.deepEqual(await world.sql("select from etcd_wal_tx"), []);
+    },
+  );
+}
+
+Deno.test(
+  "PostgreSQL lost commits back to a batch that lost, with another behind it: what went instead is settled",
+  strict,
+  async () => {
+    await using world = await makeWorld();
+    const from = await world.etcd.put(world.key("1"), "0");
+    const program = await streaming(world);
+    await quiet(world);
+    const unmirrored = await hold(world.session(), "lock table etcd_kv in exclusive mode");
+    await world.etcd.put(world.key("1"), "theirs");
+    const release = await twoInFlight(world);
+    await untilBlocked(world, program, /etcd_drain_turn/);
+    const failOver = await copyOfPostgres(world); // the first has lost, the second is not sent
+    const { ahead_id } = (await world.state())!;
+    await release();
+    await eventually(async () => await waiting(world) === "ccssss");
+    assert.ok(
+      (await world.sql("select min(batch_id) as batch from etcd_wal where status = 'success'"))[0].batch >
+        ahead_id,
+      "a number came again",
+    );
+    await crashed(world, program);
+    await unmirrored();
+    await failOver();
+    await streaming(world);
+    const { wal } = await judged(world, { from });
+    assert.deepEqual(wal.map(({ status }) => status[0]).join(""), "ccssss");
+  },
+);
 
 Deno.test("after lost commits are recovered, the next leaders find nothing to recover", strict, async () => {
   await using world = await makeWorld();

@@ -17,12 +17,15 @@ import {
   killed,
   streaming,
   strict,
+  twoApplied,
+  twoInFlight,
   untilBlocked,
   untilStreaming,
+  waiting,
   writeAndHold,
 } from "../support/run.ts";
 import { ownEtcd } from "../support/servers.ts";
-import { eventually, makeWorld, type World } from "../support/world.ts";
+import { eventually, makeWorld } from "../support/world.ts";
 
 Deno.test("A: killed with events received and not committed, they are applied once", strict, async () => {
   await using world = await makeWorld();
@@ -178,23 +181,6 @@ Deno.test(
   },
 );
 
-/**
- * Three transactions of which each repeats a key of the one before: three batches. The drain claims two of them; no
- * settlement comes through.
- */
-async function twoInFlight(world: World): Promise<() => Promise<void>> {
-  const letGo = await holdDrain(world);
-  for (const value of ["1", "2", "3"]) {
-    await world.sql("select etcd_set($1, $3), etcd_set($2, $3)", [world.key("hot"), world.key(value), value]);
-  }
-  const release = await hold(world.session(), "lock table etcd_wal in share mode");
-  await letGo();
-  return release;
-}
-
-const waiting = async (world: World) =>
-  (await world.sql("select status from etcd_wal order by id")).map(({ status }) => status[0]).join("");
-
 Deno.test(
   "F: killed with two batches applied and neither settled, each is settled where it was",
   strict,
@@ -203,9 +189,7 @@ Deno.test(
     const from = await world.etcd.put(world.key("hot"), "0");
     const program = await streaming(world);
     await quiet(world);
-    const release = await twoInFlight(world);
-    await untilBlocked(world, program, /etcd_drain_turn/);
-    await eventually(async () => String((await world.etcd.get(world.key("hot")))?.value) === "2");
+    const release = await twoApplied(world, program);
     assert.equal(await waiting(world), "pppppp");
     await crashed(world, program);
     await release();

@@ -197,3 +197,30 @@ export async function writeAndHold(
   const release = await held;
   return { ids, release };
 }
+
+/**
+ * Three transactions of which each repeats the key `hot` of the one before, so each is a batch of its own. The drain claims
+ * two of them; no settlement comes through.
+ */
+export async function twoInFlight(world: World): Promise<() => Promise<void>> {
+  const letGo = await holdDrain(world);
+  for (const value of ["1", "2", "3"]) {
+    await world.sql("select etcd_set($1, $3), etcd_set($2, $3)", [world.key("hot"), world.key(value), value]);
+  }
+  const release = await hold(world.session(), "lock table etcd_wal in share mode");
+  await letGo();
+  return release;
+}
+
+/** As `twoInFlight`, and etcd has applied both. */
+export async function twoApplied(world: World, program: Program): Promise<() => Promise<void>> {
+  const release = await twoInFlight(world);
+  await untilBlocked(world, program, /etcd_drain_turn/);
+  await eventually(async () => String((await world.etcd.get(world.key("hot")))?.value) === "2");
+  return release;
+}
+
+/** The WAL in short: the first letter of each row's status. */
+export async function waiting(world: World): Promise<string> {
+  return (await world.sql("select status from etcd_wal order by id")).map(({ status }) => status[0]).join("");
+}
