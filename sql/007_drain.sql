@@ -101,7 +101,7 @@ begin
   return query
   with oldest as (
     select t.seq, w.id, w.key, 3 * octet_length(w.key) + coalesce(octet_length(w.value), octet_length(w.value_bytes), 0) + 64 as size
-    from (select * from etcd_wal_tx t where t.seq <> all (_behind) order by t.seq limit least(_max_transactions, _max_rows)) t
+    from (select * from etcd_wal_tx t where t.seq not in (select unnest(_behind)) order by t.seq limit least(_max_transactions, _max_rows)) t
     left join etcd_wal w on w.id = t.seq and t.first_id = t.seq and t.split_id is null and w.status = 'pending'
   ), running as (
     select o.*, sum(o.size) over (order by o.seq) as bytes, row_number() over (partition by o.key order by o.seq) as nth
@@ -139,8 +139,10 @@ begin
   from etcd_drain_claim_singles(_max_rows, _max_bytes, _max_transactions, _behind) s;
   <<headers>>
   for tx in
-    select * from etcd_wal_tx t where t.seq <> all (taken || _behind)
-    order by t.seq limit least(_max_transactions, _max_rows) - cardinality(taken) + cardinality(_behind)
+    select * from etcd_wal_tx t where t.seq not in (select unnest(taken || _behind))
+    order by t.seq
+    limit case when cardinality(taken) < least(_max_transactions, _max_rows)
+      then least(_max_transactions, _max_rows) - cardinality(taken) + cardinality(_behind) else 0 end
   loop
     -- This is another snapshot. A transaction that committed between the two can come before one that is taken; to take
     -- one behind it would send a later write of a key first.
