@@ -4,7 +4,18 @@
  */
 import assert from "node:assert/strict";
 import { assertKept, judged, quiet, record } from "../support/history.ts";
-import { crashed, events, killed, streaming, strict, untilStreaming } from "../support/run.ts";
+import {
+  crashed,
+  events,
+  hold,
+  holdDrain,
+  killed,
+  renewals,
+  streaming,
+  strict,
+  untilBlocked,
+  untilStreaming,
+} from "../support/run.ts";
 import { eventually, makeWorld, type Program, type World } from "../support/world.ts";
 import { Proxy } from "../robustness/proxy.ts";
 
@@ -77,6 +88,81 @@ Deno.test(
     const { wal, events: happened } = await judged(world, { from });
     assert.deepEqual(wal.map(({ status }) => status), ["success", "success"]);
     assert.equal(happened.length, 2);
+  },
+);
+
+/**
+ * The second of two transactions on one key waits in the proxy as a Txn; etcd has applied the first.
+ * @param settling whether the settlement of the first comes through; if not, what is returned lets it go
+ */
+async function secondTxnHeld(world: World, proxy: Proxy, settling: boolean): Promise<() => Promise<void>> {
+  const letGo = await holdDrain(world);
+  for (const value of ["1", LARGE]) {
+    await world.sql("select etcd_set($1, $2)", [world.key("hot"), value]);
+  }
+  const held = settling
+    ? () => Promise.resolve()
+    : await hold(world.session(), "lock table etcd_wal in share mode");
+  proxy.hold("down");
+  await letGo();
+  await eventually(async () => await world.etcd.get(world.key("hot")));
+  proxy.hold("up");
+  proxy.release("down");
+  await eventually(() => proxy.waiting.up > LARGE.length);
+  await eventually(async () => await pending(world) === (settling ? 1 : 2));
+  return held;
+}
+
+for (const settled of [true, false]) {
+  Deno.test(
+    `a Txn sent ahead that arrives after the next leader has bumped the marker changes nothing; the one before it is ${
+      settled ? "" : "not "
+    }settled`,
+    strict,
+    async () => {
+      await using world = await makeWorld();
+      const from = await world.etcd.revision();
+      const { args, proxy } = through(world, "etcd");
+      await using _ = proxy;
+      const sleeper = await streaming(world, args);
+      const held = await secondTxnHeld(world, proxy, settled);
+      sleeper.kill("SIGSTOP");
+      await held();
+      const next = world.program();
+      await untilStreaming(world, next, 30_000);
+      await quiet(world);
+      const last = await world.etcd.delete(world.key("hot"));
+      await quiet(world);
+      proxy.release("up"); // now the sleeper's Txn arrives
+      sleeper.kill("SIGCONT");
+      await sleeper.until((line) => /lost-place|standing by/.test(`${line.kind} ${line.msg}`), 30_000);
+      const { wal, events: happened } = await judged(world, { from });
+      assert.deepEqual(wal.map(({ status }) => status), ["success", "success"]);
+      assert.equal(wal[1].expected_revision, wal[0].result_revision);
+      assert.equal(happened.at(-1)!.mod_revision, last, "the late Txn was applied");
+    },
+  );
+}
+
+Deno.test(
+  "the settlement breaks while the Txn sent ahead has no answer: the program begins anew, and lives",
+  strict,
+  async () => {
+    await using world = await makeWorld();
+    const from = await world.etcd.revision();
+    const { args, proxy } = through(world, "etcd");
+    await using _ = proxy;
+    const program = await streaming(world, args);
+    const held = await secondTxnHeld(world, proxy, false);
+    await untilBlocked(world, program, /etcd_drain_turn/);
+    await world.sql("select pg_terminate_backend($1)", [(await world.state())!.holder_pids[2]]);
+    await program.until((line) => line.msg === "begins anew");
+    await held();
+    proxy.cut(); // now the Txn has lost its answer, and nobody waits for it
+    proxy.heal();
+    const { wal } = await judged(world, { from });
+    assert.deepEqual(wal.map(({ status }) => status), ["success", "success"]);
+    await renewals(world, 1); // by the same process
   },
 );
 

@@ -253,6 +253,93 @@ Deno.test(
 );
 
 Deno.test(
+  "F: killed with two parts of one transaction applied and not settled, the rest follows them",
+  strict,
+  async () => {
+    await using world = await makeWorld();
+    const from = await world.etcd.revision();
+    const program = await streaming(world, ["--max-txn-ops", "3"]);
+    const letGo = await holdDrain(world);
+    await world.sql("select etcd_set($1 || n, 'x') from generate_series(1, 5) n", [world.key("k")]);
+    const release = await hold(world.session(), "lock table etcd_wal in share mode");
+    await letGo();
+    await untilBlocked(world, program, /etcd_drain_turn/);
+    await eventually(async () => await world.etcd.get(world.key("k4")));
+    await crashed(world, program);
+    await release();
+    await streaming(world, ["--max-txn-ops", "3"]);
+    const { wal } = await judged(world, { from });
+    assert.deepEqual(wal.map(({ status }) => status[0]).join(""), "sssss");
+    const [one, , three, , five] = wal.map(({ result_revision }) => result_revision!);
+    assert.ok(one < three && three < five);
+    assert.deepEqual(await world.sql("select from etcd_wal_tx"), []);
+  },
+);
+
+Deno.test(
+  "F: killed with a batch that etcd refused while the one before it was being settled, each is what it was",
+  strict,
+  async () => {
+    await using outer = await makeWorld();
+    await using server = await ownEtcd(["--max-request-bytes=100000"]);
+    await using world = outer.on(server);
+    const from = await world.etcd.put(world.key("hot"), "0");
+    const program = await streaming(world);
+    const letGo = await holdDrain(world);
+    for (const size of [1, 200_000, 2]) {
+      await world.sql("select etcd_set($1, $2)", [world.key("hot"), "x".repeat(size)]);
+    }
+    const release = await hold(world.session(), "lock table etcd_wal in share mode");
+    await letGo();
+    await eventually(async () => { // the bump by which it was known that it is the row, and not the marker
+      const { batch, batchRevision } = JSON.parse(
+        String((await world.etcd.get("/_etcd-pg-sync/default"))!.value),
+      );
+      return batch > 0 && batchRevision !== undefined;
+    });
+    assert.equal(await waiting(world), "ppp");
+    await crashed(world, program);
+    await release();
+    await streaming(world);
+    const { wal } = await judged(world, { from });
+    assert.deepEqual(wal.map(({ status }) => status), ["success", "failed", "success"]);
+    assert.deepEqual([wal[0].expected_revision, wal[2].expected_revision], [from, wal[0].result_revision]);
+  },
+);
+
+Deno.test(
+  "F: a write on an older snapshot than the one before it counts on that, which is not settled yet",
+  strict,
+  async () => {
+    await using world = await makeWorld();
+    const from = await world.etcd.put(world.key("hot"), "0");
+    const first = await streaming(world);
+    await quiet(world);
+    const writers = [];
+    for (const value of ["x", "y"]) {
+      const writer = world.session();
+      await writer.sql("begin isolation level repeatable read");
+      await writer.sql("select from etcd");
+      writers.unshift(writer);
+      await world.sql("select etcd_set($1, $2)", [world.key("hot"), value]);
+      await quiet(world);
+    }
+    await killed(first); // the next leader remembers nothing of x and y
+    await streaming(world);
+    const letGo = await holdDrain(world);
+    for (const writer of writers) { // the one with the newer snapshot first
+      await writer.sql("select etcd_set($1, 'late')", [world.key("hot")]);
+      await writer.sql("commit");
+    }
+    await letGo();
+    const { wal } = await judged(world, { from });
+    assert.deepEqual(wal.map(({ status }) => status), Array(4).fill("success"));
+    assert.ok(wal[3].seen_revision < wal[2].seen_revision);
+    assert.equal(wal[3].expected_revision, wal[2].result_revision);
+  },
+);
+
+Deno.test(
   "frozen with a Txn to settle, it wakes up when another leads: it writes nothing any more",
   strict,
   async () => {
