@@ -173,6 +173,7 @@ async function sendUntilTaken(
       const verdict = judge(answer, batch.markerRevision, rows, expected);
       if (verdict.kind === "marker-moved") throw new LostPlace("another leader has moved the marker");
       if (verdict.kind === "conflict") return verdict;
+      stream.troubles.over("writes", "etcd takes writes again"); // at its settlement the next may be in trouble
       return applied(leadership, marker, verdict.revision, rows, expected);
     } catch (error) {
       if (error instanceof LostPlace) throw error;
@@ -266,12 +267,11 @@ function tellSettled(
   settlement: Settlement,
   began: number,
 ): void {
-  const { telemetry, troubles, log } = stream;
+  const { telemetry, log } = stream;
   const result = RESULTS[settlement.kind];
   const revision = settlement.kind === "applied" ? settlement.revision : undefined;
   trace.settled(result, revision, began);
   telemetry.drained(result, settledRows(rows, settlement));
-  if (result === "success") troubles.over("writes", "etcd takes writes again");
   if (log.isLevelEnabled("debug")) {
     log.debug({ batch, wal_ids: rows.map((row) => Number(row.id)), result, revision }, "batch");
   }

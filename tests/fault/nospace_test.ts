@@ -3,8 +3,9 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { judged, quiet } from "../support/history.ts";
-import { killed, streaming, strict } from "../support/run.ts";
+import { hold, holdDrain, killed, renewals, streaming, strict, waiting } from "../support/run.ts";
 import { ownEtcd } from "../support/servers.ts";
+import { Proxy } from "../robustness/proxy.ts";
 import { type EtcdDoor, eventually, makeWorld, type Program, type World } from "../support/world.ts";
 
 const QUOTA = 16 * 1024 * 1024;
@@ -96,6 +97,71 @@ Deno.test(
     await makeRoom(world.etcd);
     await quiet(world);
     assert.equal(String((await world.etcd.get(world.key("a")))!.value), "1");
+  },
+);
+
+/** Three writes of one key: etcd has applied the first, has no space for the second, and the third is claimed behind it. */
+async function secondFindsNoSpace(world: World, proxy: Proxy): Promise<Program> {
+  const dsn = world.etcdDsn.replace(/:\d+\//, `:${proxy.port}/`);
+  const program = await streaming(world, ["--etcd-dsn", dsn]);
+  const letGo = await holdDrain(world);
+  for (const value of ["1", "2", "3"]) {
+    await world.sql("select etcd_set($1, $2)", [world.key("hot"), value]);
+  }
+  const release = await hold(world.session(), "lock table etcd_wal in share mode");
+  proxy.hold("down");
+  await letGo();
+  await eventually(async () => await world.etcd.get(world.key("hot")));
+  await fill(world.etcd);
+  proxy.release("down");
+  await program.until((line) => waits.test(line.msg));
+  assert.equal(await waiting(world), "ppp");
+  await release();
+  await eventually(async () => await waiting(world) === "spp");
+  return program;
+}
+
+Deno.test(
+  "NOSPACE that comes while the batch before is being settled: nobody says that etcd takes writes again",
+  strict,
+  async () => {
+    await using outer = await makeWorld();
+    await using server = await ownEtcd([`--quota-backend-bytes=${QUOTA}`]);
+    await using world = outer.on(server);
+    await using proxy = Proxy.listen(Number(/:(\d+)\//.exec(world.etcdDsn)![1]));
+    const program = await secondFindsNoSpace(world, proxy);
+    await renewals(world, 2);
+    const over = () => program.logs.filter(({ msg }) => msg === "etcd takes writes again").length;
+    assert.equal(over(), 0);
+    await makeRoom(world.etcd);
+    await quiet(world);
+    assert.equal(await waiting(world), "sss");
+    assert.equal(over(), 1);
+  },
+);
+
+Deno.test(
+  "paused and resumed with a batch that finds no space and one behind it: both go, in order, under new numbers",
+  strict,
+  async () => {
+    await using outer = await makeWorld();
+    await using server = await ownEtcd([`--quota-backend-bytes=${QUOTA}`]);
+    await using world = outer.on(server);
+    await using proxy = Proxy.listen(Number(/:(\d+)\//.exec(world.etcdDsn)![1]));
+    const program = await secondFindsNoSpace(world, proxy);
+    const { holder, ahead_id } = (await world.state())!;
+    await world.run("pause");
+    await program.until((line) => line.msg.startsWith("paused:"));
+    await makeRoom(world.etcd);
+    await world.run("resume");
+    await quiet(world);
+    const [first, second, third] = await world.sql("select * from etcd_wal order by id");
+    assert.equal((await world.state())!.holder, holder);
+    assert.ok(second.batch_id > ahead_id && third.batch_id > second.batch_id);
+    assert.deepEqual(
+      [second.expected_revision, third.expected_revision],
+      [first.result_revision, second.result_revision],
+    );
   },
 );
 
