@@ -1,6 +1,6 @@
 /** The drain's decisions: rows of the WAL into one etcd transaction, and its answer into a settlement. Pure. */
-import { createHash } from "node:crypto";
-import { keyBytes, valueBytes } from "./codec.ts";
+import { hash } from "node:crypto";
+import { concat, isEscaped, keyBytes, valueBytes } from "./codec.ts";
 import type { WalRow } from "./words.ts";
 
 /** Compares are ANDed; the first is the marker's, the first write is the marker. */
@@ -54,9 +54,11 @@ export function decodeMarker(bytes: Uint8Array): Marker | undefined {
 
 /** Names a write: a row that was changed under the same id (a database restored) is another one. */
 export function digest(row: Pick<WalRow, "key" | "value" | "valueBytes" | "tombstone">): string {
-  const hash = createHash("sha256").update(keyBytes(row.key)).update(row.tombstone ? "\0d" : "\0p");
-  if (!row.tombstone) hash.update(valueBytes(row));
-  return hash.digest("hex").slice(0, 16);
+  const kind = row.tombstone ? "\0d" : "\0p";
+  const bytes = row.valueBytes === null && !isEscaped(row.key)
+    ? row.key + kind + (row.value ?? "")
+    : concat([keyBytes(row.key), keyBytes(kind), row.tombstone ? [] : valueBytes(row)]);
+  return hash("sha256", bytes, "hex").slice(0, 16);
 }
 
 /** A write of ours that was applied. */
