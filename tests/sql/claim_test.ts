@@ -397,6 +397,23 @@ Deno.test(
 );
 
 Deno.test(
+  "a transaction of which all is claimed keeps its place in the order: given up, it is claimed again",
+  strict,
+  async () => {
+    await using world = await makeQueue();
+    await lead(world);
+    await write(world, "a", "b"); // with a number that no row has
+    assert.deepEqual(claims(await turn(world, { batch: 0, batches: 2 })), ["1: a b"]);
+    assert.deepEqual(claims(await turn(world, { batch: 1, batches: 2 })), ["2: a b"]);
+    assert.deepEqual(await turn(world, { batch: 2, applied: [20, [1, 2]] }), []);
+    await writeMany(world, 200); // goes in two parts
+    assert.equal((await turn(world, { batch: 2, batches: 2 })).length, 200);
+    assert.equal((await turn(world, { batch: 3, batches: 2 })).length, 200);
+    assert.equal((await world.sql("select from etcd_wal_tx")).length, 1);
+  },
+);
+
+Deno.test(
   "a claim behind another one takes what it would have taken after it: singles, whole transactions, parts",
   strict,
   async () => {
