@@ -1,12 +1,17 @@
 -- The drain's side of the WAL. Called by the program, which alone has the rights.
 
 -- The first statement of each of the drain's transactions: locks the state row, and stops who is no longer the writer.
-create function etcd_drain_fence(_epoch bigint, _holder uuid, _batch bigint) returns etcd_sync_state
+-- Not alone: the mirror may commit meanwhile.
+create function etcd_drain_fence(_epoch bigint, _holder uuid, _batch bigint, _alone boolean default true) returns etcd_sync_state
 language plpgsql set search_path from current as $$
 declare
   state etcd_sync_state;
 begin
-  select * into state from etcd_sync_state s where s.epoch = _epoch and s.holder = _holder and s.batch_id = _batch for update;
+  if _alone then
+    select * into state from etcd_sync_state s where s.epoch = _epoch and s.holder = _holder and s.batch_id = _batch for update;
+  else
+    select * into state from etcd_sync_state s where s.epoch = _epoch and s.holder = _holder and s.batch_id = _batch for key share;
+  end if;
   if not found then
     raise exception using errcode = 'ZE100', message = format('Fenced: epoch %s is no longer the writer of batch %s', _epoch, _batch);
   end if;
@@ -212,7 +217,7 @@ create function etcd_drain_turn(
 language plpgsql set search_path from current as $$
 #variable_conflict use_column
 declare
-  state etcd_sync_state := etcd_drain_fence(_epoch, _holder, _batch);
+  state etcd_sync_state := etcd_drain_fence(_epoch, _holder, _batch, _alone => false);
   newest bigint := greatest(state.batch_id, state.ahead_id);
   flying bigint[] := case when _ahead then state.ahead_rows else '{}' end;
   first etcd_wal[] := '{}';
@@ -238,7 +243,11 @@ begin
     newest := newest + cardinality(first[:1]) + cardinality(second[:1]);
     update etcd_sync_state s set state = _busy, batch_id = newest - cardinality(second[:1]), batch_holder = _holder, batch_rows = flying,
       ahead_id = case when second <> '{}' then newest end, ahead_rows = array(select c.id from unnest(second) c),
-      marker_revision = greatest(s.marker_revision, coalesce(_applied_at, 0)), updated_at = clock_timestamp();
+      marker_revision = greatest(s.marker_revision, coalesce(_applied_at, 0)), updated_at = clock_timestamp()
+    where s.epoch = _epoch and s.holder = _holder and s.batch_id = _batch and s.state = state.state;
+    if not found then
+      raise exception using errcode = 'ZE100', message = format('Fenced: epoch %s is no longer the writer of batch %s', _epoch, _batch);
+    end if;
     update etcd_sync_gate set parked = false where parked;
   elsif state.state <> _idle or state.batch_rows <> '{}' or cardinality(_lost) > 0 or not (select g.parked from etcd_sync_gate g) then
     update etcd_sync_state s set state = _idle, batch_id = newest, batch_rows = '{}', ahead_id = null, ahead_rows = '{}',

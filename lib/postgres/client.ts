@@ -253,8 +253,8 @@ export class Session implements AsyncDisposable {
   submit<T extends pg.Submittable & { once(event: "close", done: () => void): unknown }>(stream: T): T {
     const deadline = this.#deadline();
     stream.once("close", () => clearTimeout(deadline));
-    // pg-copy-streams pauses the socket, then reads it by hand. Deno's pause, unlike node's, also stops a read that waits,
-    // and nobody starts it again: an idle session would wait for ever.
+    // Deno's pause, unlike node's, also stops a read that waits, and nobody starts it again where the socket is read by hand
+    // (pg-copy-streams): an idle session would wait for ever
     this.#socket.pause = Readable.prototype.pause as Duplex["pause"];
     return this.#client.query(stream);
   }

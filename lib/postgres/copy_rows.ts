@@ -5,13 +5,12 @@
 import { Buffer } from "node:buffer";
 // @ts-types="@types/pg"
 import pg from "pg";
-// @ts-types="@types/pg-copy-streams"
-import { to as copyTo } from "pg-copy-streams";
-import { concat, keyBytes } from "../core/codec.ts";
+import { keyBytes } from "../core/codec.ts";
 import type { MirrorEntry } from "../core/compare.ts";
 import type { RowView } from "../core/page_diff.ts";
 import { textBounds } from "../core/plan.ts";
 import type { Session } from "./client.ts";
+import { CopyOut } from "./copy_out.ts";
 
 /** The columns, in the order in which the cursor takes them. */
 const COPIED = "key, value, value_bytes, revision, create_revision, version, lease, timeline";
@@ -24,7 +23,6 @@ const INT8 = 12;
 const END = -1;
 /** Signature, flags, and the length of an extension, which is none. */
 const HEADER_BYTES = 19;
-const CHUNK_BYTES = 1 << 18;
 
 /** A range of etcd's keys, as for a request: `to` = `\0` is the end of the keyspace. */
 export interface KeyRange {
@@ -64,14 +62,11 @@ function literal(bytes: Uint8Array): string {
  * cursor has to be read to its end each time. A session that is left before the end can only be closed.
  */
 export async function* copyOut(session: Session, query: string): AsyncGenerator<RowCursor> {
-  const copy = session.submit(copyTo(`copy (${query}) to stdout (format binary)`, {
-    highWaterMark: CHUNK_BYTES,
-  }));
-  copy.on("error", () => {}); // it reaches the reader through the iterator
+  const copy = session.submit(new CopyOut(`copy (${query}) to stdout (format binary)`));
   const cursor = new RowCursor();
   try {
-    for await (const chunk of copy) {
-      cursor.feed(chunk as Buffer);
+    for await (const chunk of copy.chunks()) {
+      cursor.feed(chunk);
       yield cursor;
     }
   } catch (error) {
@@ -85,14 +80,16 @@ export async function* copyRows(session: Session, query: string): AsyncGenerator
   for await (const cursor of copyOut(session, query)) {
     const rows: MirrorEntry[] = [];
     while (cursor.next()) rows.push(rowEntry(cursor));
-    if (rows.length > 0) yield rows;
+    if (rows.length === 0) continue;
+    cursor.keep();
+    yield rows;
   }
 }
 
 /** A byte order mark is a part of its key. */
 const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
 
-/** The row that the cursor stands on; what it holds is a part of its chunk. */
+/** The row that the cursor stands on; what it holds is a part of the cursor's bytes. */
 export function rowEntry(row: RowCursor): MirrorEntry {
   const slice = (from: number, to: number) => row.bytes.subarray(from, to);
   const key = slice(row.keyFrom, row.keyTo);
@@ -116,7 +113,10 @@ function hasEscape(key: Uint8Array): boolean {
   return at >= 0 && Buffer.from(key.buffer, key.byteOffset, key.length).includes("\\x", at);
 }
 
-/** Steps through rows that come in chunks, cut anywhere; a row is valid until the next step. No object is made for it. */
+/**
+ * Steps through rows that come in chunks, cut anywhere. A row is valid until the next step, its bytes until the next chunk
+ * is fed, or for ever if they are kept. No object is made for it.
+ */
 export class RowCursor implements RowView {
   bytes: Uint8Array = new Uint8Array();
   keyFrom = 0;
@@ -132,39 +132,42 @@ export class RowCursor implements RowView {
   timeline = 0;
   /** The end of the rows was there. */
   ended = false;
-  #view: DataView = new DataView(new ArrayBuffer(0));
+  #store = new Uint8Array();
+  #view = new DataView(this.#store.buffer);
   #at = 0;
   #header = true;
-  #rest: Uint8Array[] = [];
-  /** Bytes that have to be there before it is worth looking again. */
-  #wanted = HEADER_BYTES;
-  #size = 0;
 
-  /** More bytes; those of the rows before may go. */
+  /** More bytes; those of the rows before go, if they are not kept. */
   feed(chunk: Uint8Array): void {
-    if (this.#at < this.bytes.length) this.#rest.push(this.bytes.subarray(this.#at));
-    this.bytes = new Uint8Array();
+    const rest = this.bytes.subarray(this.#at);
+    const size = rest.length + chunk.length;
+    if (size > this.#store.length) {
+      this.#store = new Uint8Array(Math.max(size, 2 * rest.length));
+      this.#view = new DataView(this.#store.buffer);
+      this.#store.set(rest);
+    } else if (this.#at > 0) {
+      this.#store.copyWithin(0, this.#at, this.bytes.length);
+    }
+    this.#store.set(chunk, rest.length);
+    this.bytes = this.#store.subarray(0, size);
     this.#at = 0;
-    this.#rest.push(chunk);
-    this.#size = this.#rest.reduce((sum, { length }) => sum + length, 0);
-    if (this.#size < this.#wanted) return;
-    const bytes = this.#rest.length === 1 ? chunk : concat(this.#rest);
-    this.#rest = [];
-    this.bytes = bytes;
-    this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-    if (this.#header) this.#at = HEADER_BYTES;
-    this.#header = false;
+  }
+
+  /** What was read so far stays as it is. */
+  keep(): void {
+    this.#store = new Uint8Array();
   }
 
   /** Steps to the next row; false: it is not there yet, or there is none. */
   next(): boolean {
     const { length } = this.bytes;
-    if (length === 0) return false;
-    const end = this.#rowEnd();
-    if (end < 0 || end > length) {
-      this.#wanted = Math.max(0, end - this.#at);
-      return false;
+    if (this.#header) {
+      if (length < HEADER_BYTES) return false;
+      this.#header = false;
+      this.#at = HEADER_BYTES;
     }
+    const end = this.#rowEnd();
+    if (end < 0 || end > length) return false;
     let at = this.#at + 2;
     [this.keyFrom, this.keyTo] = [at + 4, at = this.#skip(at)];
     this.valueFrom = this.#begin(at);
