@@ -251,8 +251,13 @@ begin
     update etcd_sync_gate set parked = false where parked;
   elsif state.state <> _idle or state.batch_rows <> '{}' or cardinality(_lost) > 0 or not (select g.parked from etcd_sync_gate g) then
     update etcd_sync_state s set state = _idle, batch_id = newest, batch_rows = '{}', ahead_id = null, ahead_rows = '{}',
-      marker_revision = greatest(s.marker_revision, coalesce(_applied_at, 0)), updated_at = clock_timestamp();
-    -- every tombstone that is there has come with a checkpoint, under the lock that the fence holds now
+      marker_revision = greatest(s.marker_revision, coalesce(_applied_at, 0)), updated_at = clock_timestamp()
+    where s.epoch = _epoch and s.holder = _holder and s.batch_id = _batch and s.state = state.state
+    returning s.* into state;
+    if not found then
+      raise exception using errcode = 'ZE100', message = format('Fenced: epoch %s is no longer the writer of batch %s', _epoch, _batch);
+    end if;
+    -- every tombstone that is there has come with a checkpoint, at the latest with the one that was read under the lock of this update
     update etcd_sync_gate g set parked = true, seen_revision = greatest(g.seen_revision, state.revision), deleted = false;
   end if;
   return query

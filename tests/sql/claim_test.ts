@@ -343,6 +343,36 @@ Deno.test("a turn settles the batch in flight, claims the next, and wakes and pa
   });
 });
 
+Deno.test(
+  "a turn that parks knows of the tombstones that the mirror has committed meanwhile",
+  strict,
+  async () => {
+    await using world = await makeQueue();
+    await lead(world);
+    await write(world, "a");
+    await turn(world, { batch: 0 });
+    const settlements = world.session();
+    await settlements.sql("begin");
+    await settlements.sql("lock table etcd_wal in share mode");
+    const parking = turn(world, { batch: 1, applied: [20, [1]] });
+    const mirror = world.session();
+    await eventually(async () =>
+      (await mirror.sql(
+        "select from pg_stat_activity where query ~ 'etcd_drain_turn' and wait_event_type = 'Lock' and datname = current_database()",
+      )).length > 0
+    );
+    await mirror.sql("begin");
+    await mirror.sql("update etcd_sync_state set revision = 30");
+    await mirror.sql("update etcd_sync_gate set deleted = true");
+    await mirror.sql("commit");
+    await settlements.sql("commit");
+    await parking;
+    assert.deepEqual(await world.sql("select parked, deleted, seen_revision from etcd_sync_gate"), [
+      { parked: true, deleted: false, seen_revision: 30 },
+    ]);
+  },
+);
+
 /** Batch by batch what a turn gave: `2: a b`. */
 function claims(rows: Row[]): string[] {
   const byBatch = Map.groupBy(rows, ({ batch }) => batch);
