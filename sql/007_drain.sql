@@ -222,6 +222,7 @@ declare
   flying bigint[] := case when _ahead then state.ahead_rows else '{}' end;
   first etcd_wal[] := '{}';
   second etcd_wal[] := '{}';
+  kept boolean := true;
 begin
   if state.state not in (_busy, _idle) or _ahead and state.ahead_id is null then
     raise exception using errcode = 'ZE100', message = format('Fenced: the stream is in state %s', state.state);
@@ -245,20 +246,19 @@ begin
       ahead_id = case when second <> '{}' then newest end, ahead_rows = array(select c.id from unnest(second) c),
       marker_revision = greatest(s.marker_revision, coalesce(_applied_at, 0)), updated_at = clock_timestamp()
     where s.epoch = _epoch and s.holder = _holder and s.batch_id = _batch and s.state = state.state;
-    if not found then
-      raise exception using errcode = 'ZE100', message = format('Fenced: epoch %s is no longer the writer of batch %s', _epoch, _batch);
-    end if;
+    kept := found;
     update etcd_sync_gate set parked = false where parked;
   elsif state.state <> _idle or state.batch_rows <> '{}' or cardinality(_lost) > 0 or not (select g.parked from etcd_sync_gate g) then
     update etcd_sync_state s set state = _idle, batch_id = newest, batch_rows = '{}', ahead_id = null, ahead_rows = '{}',
       marker_revision = greatest(s.marker_revision, coalesce(_applied_at, 0)), updated_at = clock_timestamp()
     where s.epoch = _epoch and s.holder = _holder and s.batch_id = _batch and s.state = state.state
     returning s.* into state;
-    if not found then
-      raise exception using errcode = 'ZE100', message = format('Fenced: epoch %s is no longer the writer of batch %s', _epoch, _batch);
-    end if;
+    kept := found;
     -- every tombstone that is there has come with a checkpoint, at the latest with the one that was read under the lock of this update
     update etcd_sync_gate g set parked = true, seen_revision = greatest(g.seen_revision, state.revision), deleted = false;
+  end if;
+  if not kept then -- the fence lets the next leader raise the epoch, too
+    raise exception using errcode = 'ZE100', message = format('Fenced: epoch %s is no longer the writer of batch %s', _epoch, _batch);
   end if;
   return query
   select newest - cardinality(second[:1]), c.id, c.txid::text, c.ts::text, c.key, c.value, c.value_bytes, c.tombstone, c.keep_lease,
