@@ -237,7 +237,7 @@ begin
     first := array(select c from etcd_drain_claim(_max_rows, _max_bytes, _max_transactions) c);
     flying := array(select c.id from unnest(first) c);
   end if;
-  if flying <> '{}' and _batches > 1 and exists (select from etcd_wal_tx t where t.seq <> all (flying)) then
+  if flying <> '{}' and _batches > 1 and exists (select from etcd_wal_tx t where t.seq not in (select unnest(flying))) then
     second := array(select c from etcd_drain_claim(_max_rows, _max_bytes, _max_transactions, flying) c);
   end if;
   if flying <> '{}' then

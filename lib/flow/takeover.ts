@@ -76,7 +76,11 @@ async function resolveBatch(stream: Stream, leadership: Leadership): Promise<voi
   await settleInFlight(session, place, row.batchId, applied, next);
   for (const { ids } of applied) stream.telemetry.drained("success", ids.length);
   if (resolution.kind !== "nothing") {
-    stream.log.info({ batch: row.batchId, outcome: resolution.kind }, "resolved the batch in flight");
+    const { batchId: batch, aheadId: ahead } = row;
+    stream.log.info(
+      { batch, ...(ahead && { ahead }), outcome: resolution.kind },
+      "resolved the batch in flight",
+    );
   }
   Object.assign(row, {
     batchId: next.batch,
