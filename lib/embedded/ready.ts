@@ -3,10 +3,21 @@
 import { get } from "node:http";
 import { logTail, pause, type Process } from "./supervise.ts";
 
-/** A loopback port that nobody listens on at this moment. */
+/** Below those that Linux gives to outgoing connections: of these one may be taken before a server listens on it. */
+const PORTS = { from: 20_000, to: 32_768 };
+const TRIES = 100;
+
+/** A loopback port that nobody uses at this moment. */
 export function freePort(): number {
-  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-  return listener.addr.port;
+  for (let tries = 1;; tries++) {
+    const port = PORTS.from + Math.floor(Math.random() * (PORTS.to - PORTS.from));
+    try {
+      using _ = Deno.listen({ hostname: "127.0.0.1", port });
+      return port;
+    } catch (error) {
+      if (!(error instanceof Deno.errors.AddrInUse) || tries === TRIES) throw error;
+    }
+  }
 }
 
 export interface Waiting<T> {
