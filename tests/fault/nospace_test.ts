@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { judged, quiet } from "../support/history.ts";
-import { hold, holdDrain, killed, renewals, streaming, strict, waiting } from "../support/run.ts";
+import { killed, renewals, streaming, strict, unsettled, waiting } from "../support/run.ts";
 import { ownEtcd } from "../support/servers.ts";
 import { Proxy } from "../robustness/proxy.ts";
 import { type EtcdDoor, eventually, makeWorld, type Program, type World } from "../support/world.ts";
@@ -104,13 +104,12 @@ Deno.test(
 async function secondFindsNoSpace(world: World, proxy: Proxy): Promise<Program> {
   const dsn = world.etcdDsn.replace(/:\d+\//, `:${proxy.port}/`);
   const program = await streaming(world, ["--etcd-dsn", dsn]);
-  const letGo = await holdDrain(world);
-  for (const value of ["1", "2", "3"]) {
-    await world.sql("select etcd_set($1, $2)", [world.key("hot"), value]);
-  }
-  const release = await hold(world.session(), "lock table etcd_wal in share mode");
-  proxy.hold("down");
-  await letGo();
+  const release = await unsettled(world, async () => {
+    for (const value of ["1", "2", "3"]) {
+      await world.sql("select etcd_set($1, $2)", [world.key("hot"), value]);
+    }
+    proxy.hold("down");
+  });
   await eventually(async () => await world.etcd.get(world.key("hot")));
   await fill(world.etcd);
   proxy.release("down");

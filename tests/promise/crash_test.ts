@@ -18,7 +18,7 @@ import {
   streaming,
   strict,
   twoApplied,
-  twoInFlight,
+  unsettled,
   untilBlocked,
   untilStreaming,
   waiting,
@@ -244,8 +244,7 @@ Deno.test(
     const from = await world.etcd.put(world.key("hot"), "0");
     const program = await streaming(world);
     await quiet(world);
-    const release = await twoInFlight(world);
-    await untilBlocked(world, program, /etcd_drain_turn/);
+    const release = await twoApplied(world, program); // else it might give up the second, too
     program.kill("SIGTERM");
     await release();
     assert.equal((await program.status).code, 0);
@@ -265,10 +264,9 @@ Deno.test(
     await using world = await makeWorld();
     const from = await world.etcd.revision();
     const program = await streaming(world, ["--max-txn-ops", "3"]);
-    const letGo = await holdDrain(world);
-    await world.sql("select etcd_set($1 || n, 'x') from generate_series(1, 5) n", [world.key("k")]);
-    const release = await hold(world.session(), "lock table etcd_wal in share mode");
-    await letGo();
+    const release = await unsettled(world, async () => {
+      await world.sql("select etcd_set($1 || n, 'x') from generate_series(1, 5) n", [world.key("k")]);
+    });
     await untilBlocked(world, program, /etcd_drain_turn/);
     await eventually(async () => await world.etcd.get(world.key("k4")));
     await crashed(world, program);
@@ -291,12 +289,11 @@ Deno.test(
     await using world = outer.on(server);
     const from = await world.etcd.put(world.key("hot"), "0");
     const program = await streaming(world);
-    const letGo = await holdDrain(world);
-    for (const size of [1, 200_000, 2]) {
-      await world.sql("select etcd_set($1, $2)", [world.key("hot"), "x".repeat(size)]);
-    }
-    const release = await hold(world.session(), "lock table etcd_wal in share mode");
-    await letGo();
+    const release = await unsettled(world, async () => {
+      for (const size of [1, 200_000, 2]) {
+        await world.sql("select etcd_set($1, $2)", [world.key("hot"), "x".repeat(size)]);
+      }
+    });
     await eventually(async () => { // the bump by which it was known that it is the row, and not the marker
       const { batch, batchRevision } = JSON.parse(
         String((await world.etcd.get("/_etcd-pg-sync/default"))!.value),

@@ -198,18 +198,26 @@ export async function writeAndHold(
   return { ids, release };
 }
 
+/** The drain finds all that `write` queues at once, and claims of it; no settlement comes through. */
+export async function unsettled(world: World, write: () => Promise<void>): Promise<() => Promise<void>> {
+  const letGo = await holdDrain(world);
+  await write();
+  const release = await hold(world.session(), "lock table etcd_wal in share mode");
+  await letGo();
+  return release;
+}
+
 /**
  * Three transactions of which each repeats the key `hot` of the one before, so each is a batch of its own. The drain claims
  * two of them; no settlement comes through.
  */
-export async function twoInFlight(world: World): Promise<() => Promise<void>> {
-  const letGo = await holdDrain(world);
-  for (const value of ["1", "2", "3"]) {
-    await world.sql("select etcd_set($1, $3), etcd_set($2, $3)", [world.key("hot"), world.key(value), value]);
-  }
-  const release = await hold(world.session(), "lock table etcd_wal in share mode");
-  await letGo();
-  return release;
+export function twoInFlight(world: World): Promise<() => Promise<void>> {
+  return unsettled(world, async () => {
+    for (const value of ["1", "2", "3"]) {
+      const keys = [world.key("hot"), world.key(value)];
+      await world.sql("select etcd_set($1, $3), etcd_set($2, $3)", [...keys, value]);
+    }
+  });
 }
 
 /** As `twoInFlight`, and etcd has applied both. */
