@@ -52,20 +52,19 @@ export class CopyMessages {
       return chunk.length;
     }
     const from = at + missing;
-    const head = missing === HEAD_BYTES
-      ? chunk
-      : Uint8Array.from([...this.#head, ...chunk.subarray(at, from)]);
-    const start = missing === HEAD_BYTES ? at : 0;
+    const whole = this.#head.length === 0;
+    const head = whole ? chunk : Buffer.from([...this.#head, ...chunk.subarray(at, from)]);
+    const start = whole ? at : 0;
     const kind = head[start];
     this.#isData = kind === COPY_DATA;
     if (this.#isData || PASSED_OVER.includes(kind)) {
-      this.#left = new DataView(head.buffer, head.byteOffset).getUint32(start + 1) - LENGTH_BYTES;
+      this.#left = head.readUInt32BE(start + 1) - LENGTH_BYTES;
     } else {
       // an error, or the end, of which pg wants to hear the answer only
       const seen = kind === COPY_DONE ? Buffer.alloc(0) : head.subarray(start, start + HEAD_BYTES);
       this.rest = Buffer.concat([seen, chunk.subarray(from)]);
     }
-    this.#head = [];
+    if (!whole) this.#head = [];
     return from;
   }
 }
