@@ -261,11 +261,9 @@ begin
     raise exception using errcode = 'ZE100', message = format('Fenced: epoch %s is no longer the writer of batch %s', _epoch, _batch);
   end if;
   return query
-  select newest - cardinality(second[:1]), c.id, c.txid::text, c.ts::text, c.key, c.value, c.value_bytes, c.tombstone, c.keep_lease,
-    c.timeline, c.revision, c.seen_revision, c."strict" from unnest(first) c
-  union all
-  select newest, c.id, c.txid::text, c.ts::text, c.key, c.value, c.value_bytes, c.tombstone, c.keep_lease,
-    c.timeline, c.revision, c.seen_revision, c."strict" from unnest(second) c;
+  select newest - case when c.ordinality <= cardinality(first) then cardinality(second[:1]) else 0 end,
+    c.id, c.txid::text, c.ts::text, c.key, c.value, c.value_bytes, c.tombstone, c.keep_lease,
+    c.timeline, c.revision, c.seen_revision, c."strict" from unnest(first || second) with ordinality c;
 end $$;
 
 -- Rights: nobody but the owner, until they are granted (docs/rights).
