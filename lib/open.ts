@@ -5,7 +5,8 @@ import { selectionOf } from "./core/plan.ts";
 import { kindOf } from "./errors.ts";
 import { EtcdClient } from "./etcd/client.ts";
 import { WATCH_WINDOW_BYTES } from "./etcd/watch.ts";
-import { readKey, readRange } from "./etcd/kv.ts";
+import { readKey } from "./etcd/kv.ts";
+import { probeRead } from "./etcd/probe.ts";
 import type { Log } from "./log.ts";
 import { type PostgresOptions, Session } from "./postgres/client.ts";
 import { migrate } from "./postgres/migrate.ts";
@@ -73,7 +74,7 @@ async function install(
 async function checkRights(config: Config, kv: EtcdClient): Promise<void> {
   const { from, to } = prefixRange(config.prefix);
   try {
-    await readRange(kv, from, to, 1);
+    await probeRead(kv, from, to);
     if (!config.oneWay) await readKey(kv, markerKey(config.stream));
   } catch (error) {
     if (kindOf(error) === "permission") throw error;

@@ -4,9 +4,9 @@ import { prefixEnd } from "../core/codec.ts";
 import { etcdVersion } from "../core/version.ts";
 import { kindOf, sentence } from "../errors.ts";
 import { EtcdClient } from "../etcd/client.ts";
-import { readKey, readRange } from "../etcd/kv.ts";
+import { readKey } from "../etcd/kv.ts";
 import { readOwnMarker } from "../etcd/marker.ts";
-import { probeOperations, probeRequestBytes, probeWrite, rolesOf } from "../etcd/probe.ts";
+import { probeOperations, probeRead, probeRequestBytes, probeWrite, rolesOf } from "../etcd/probe.ts";
 import { readMember } from "../etcd/status.ts";
 import { markerKey, MAX_TXN_BYTES, prefixRange } from "../stream.ts";
 import { broken, type Finding } from "./finding.ts";
@@ -76,7 +76,7 @@ async function checkStream(client: EtcdClient, config: Config, streamId?: string
   const { prefixText } = identity(config);
   const grant = await grants(client, config);
   const rights: [what: string, range: string, ask: () => Promise<unknown>][] = [
-    [`read the keys under '${prefixText}'`, "prefix", () => readRange(client, from, to, 1)],
+    [`read the keys under '${prefixText}'`, "prefix", () => probeRead(client, from, to)],
   ];
   if (!config.oneWay) { // else there is no marker
     rights.push(

@@ -3,6 +3,7 @@ import { Buffer } from "node:buffer";
 import { Endpoint, type TlsFiles } from "./endpoint.ts";
 import { EtcdError, STATUS } from "./error.ts";
 import { encodeLogin } from "./encode.ts";
+import type { Allocate } from "./exchange.ts";
 import type { Http2Connection, OpenStream } from "./http2.ts";
 import { method, methodPath, type Service } from "./protocol.ts";
 import { callRpc, type Metadata, openRpc } from "./rpc.ts";
@@ -22,6 +23,8 @@ export interface CallOptions {
   timeoutMs?: number;
   /** A read: where the server does not answer, the next one is asked. */
   repeatable?: boolean;
+  /** Where the answer goes. A call that is sent again asks again: what it had before is its no more. */
+  allocate?: Allocate;
 }
 
 const CALL_TIMEOUT_MS = 10_000;
@@ -48,7 +51,7 @@ export class EtcdClient {
     name: string,
     message: Uint8Array,
     decode: (bytes: Uint8Array) => Answer,
-    { timeoutMs = CALL_TIMEOUT_MS, repeatable = false }: CallOptions = {},
+    { timeoutMs = CALL_TIMEOUT_MS, repeatable = false, allocate }: CallOptions = {},
   ): Promise<Answer> {
     let loggedIn = false;
     for (let left = this.#endpoints.length - 1;;) {
@@ -59,6 +62,7 @@ export class EtcdClient {
             metadata,
             decode,
             timeoutMs,
+            allocate,
           });
         });
       } catch (error) {

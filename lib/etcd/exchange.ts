@@ -19,6 +19,9 @@ export class TooLargeError extends Error {}
 /** Headers and trailers of the server. */
 export type Headers = ReadonlyMap<string, string>;
 
+/** Memory of this size, of any content. */
+export type Allocate = (size: number) => Uint8Array;
+
 export class Exchange {
   readonly #headers = new Map<string, string>();
   readonly #messageHead = new Uint8Array(MESSAGE_HEAD_BYTES);
@@ -38,11 +41,13 @@ export class Exchange {
   /**
    * @param window bytes that the server takes of it
    * @param receive gets each message, whole. What it throws is the end of the exchange
+   * @param allocate where a message of this size is put together; after the end nothing is written there
    */
   constructor(
     public window: number,
     readonly maxBytes: number,
     readonly receive: (message: Uint8Array) => void,
+    readonly allocate: Allocate = (size) => new Uint8Array(size),
   ) {
     this.#ended.promise.catch(() => {}); // whoever waits is told
   }
@@ -126,7 +131,7 @@ export class Exchange {
     if (length > this.maxBytes) {
       throw new TooLargeError(`an answer of ${length} bytes, the limit is ${this.maxBytes}`);
     }
-    this.#message = new Uint8Array(length);
+    this.#message = this.allocate(length);
     if (length === 0) this.#finish(this.#message);
   }
 

@@ -4,7 +4,7 @@
  * (docs/performance.md); Deno's fetch opens its window slowly and waits for Nagle's algorithm.
  */
 import { concat } from "../core/codec.ts";
-import { Exchange, type Headers, Http2Error } from "./exchange.ts";
+import { type Allocate, Exchange, type Headers, Http2Error } from "./exchange.ts";
 import {
   ERROR,
   FIRST_WINDOW,
@@ -43,6 +43,7 @@ export interface Request {
   message: Uint8Array;
   /** A larger answer is given up at its first bytes. */
   maxBytes: number;
+  allocate?: Allocate;
 }
 
 export interface Answer {
@@ -126,7 +127,7 @@ export class Http2Connection implements Disposable {
     const call = new Exchange(this.#callWindow, request.maxBytes, (message) => {
       if (answer) throw new Http2Error("more than one message");
       answer = message;
-    });
+    }, request.allocate);
     const aborted = () => call.fail(signal.reason);
     const id = this.#begin(call);
     signal.addEventListener("abort", aborted);

@@ -4,6 +4,7 @@ import type { TxnAnswer, TxnPlan } from "../core/txn.ts";
 import type { EtcdClient } from "./client.ts";
 import { encodeRange, encodeTxn } from "./encode.ts";
 import { EtcdError, STATUS } from "./error.ts";
+import type { Allocate } from "./exchange.ts";
 import { decodeRangeResponse, decodeTxnResponse, type RangeResponse } from "./wire.ts";
 
 /** The revision asked for is compacted. */
@@ -23,7 +24,7 @@ export function isTooLarge(error: unknown): boolean {
 }
 
 /**
- * Keys from `from` up to `to`, now (linearizable) or at a past revision.
+ * Keys from `from` up to `to`, now (linearizable) or at a past revision; parts of what `allocate` gave, if it is there.
  * @throws {EtcdError} see `isCompacted`, `isFuture` and `isTooLarge`
  */
 export function readRange(
@@ -32,9 +33,11 @@ export function readRange(
   to: Uint8Array,
   limit: number,
   revision = 0,
+  allocate?: Allocate,
 ): Promise<RangeResponse> {
   const request = encodeRange({ key: from, end: to, limit, revision });
-  return client.call("KV", "Range", request, decodeRangeResponse, { timeoutMs: 60_000, repeatable: true });
+  const options = { timeoutMs: 60_000, repeatable: true, allocate };
+  return client.call("KV", "Range", request, decodeRangeResponse, options);
 }
 
 export interface KeyRead {

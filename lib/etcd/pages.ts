@@ -4,6 +4,7 @@ import { compareBytes } from "../core/compare.ts";
 import { Stride } from "../core/stride.ts";
 import type { PackedKeys, Page } from "../core/words.ts";
 import type { EtcdClient } from "./client.ts";
+import type { Allocate } from "./exchange.ts";
 import { isTooLarge, readRange } from "./kv.ts";
 
 const PAGE_BYTES = 4 * 1024 * 1024;
@@ -28,9 +29,10 @@ export class PageReader {
 
   /**
    * The page that begins at `from`, now (linearizable) or at a past revision.
+   * @param allocate where its keys and values go; what it gave before is then free
    * @throws {EtcdError} see `isCompacted` and `isFuture`
    */
-  async read(from: Uint8Array, revision = 0): Promise<Page> {
+  async read(from: Uint8Array, revision = 0, allocate?: Allocate): Promise<Page> {
     for (;;) {
       const wanted = RANGE_PAGES * this.#limit;
       const bound = this.#bound(from, wanted);
@@ -41,6 +43,7 @@ export class PageReader {
           bound ?? this.#end,
           this.#limit,
           revision,
+          allocate,
         );
         const last = this.#learn(keys, bound && wanted);
         if (bound && count === 0) continue;

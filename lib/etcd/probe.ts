@@ -2,6 +2,20 @@
 import { Buffer } from "node:buffer";
 import type { EtcdClient } from "./client.ts";
 import { EtcdError, STATUS } from "./error.ts";
+import { isFuture, readRange } from "./kv.ts";
+
+/**
+ * Throws as the read of these keys would where it is not permitted. etcd checks the rights, then the revision (3.4 to 3.7:
+ * etcdserver/v3_server.go, doSerialize), and only then counts the keys, however few are asked for; and this one never comes.
+ * @throws {EtcdError}
+ */
+export async function probeRead(client: EtcdClient, from: Uint8Array, to: Uint8Array): Promise<void> {
+  try {
+    await readRange(client, from, to, 1, Number.MAX_SAFE_INTEGER);
+  } catch (error) {
+    if (!isFuture(error)) throw error;
+  }
+}
 
 /**
  * Throws as the write of these keys would where it is not permitted. etcd checks the number of operations, then the

@@ -1,6 +1,6 @@
 /** Calls and streams of grpc on one connection: what HTTP/2 says of them, in grpc's terms. */
 import { EtcdError, refusal, STATUS } from "./error.ts";
-import { type Headers, Http2Error, TooLargeError } from "./exchange.ts";
+import { type Allocate, type Headers, Http2Error, TooLargeError } from "./exchange.ts";
 import type { Answer as Http2Answer, Http2Connection, OpenStream } from "./http2.ts";
 
 /**
@@ -17,6 +17,7 @@ export interface RpcOptions<Answer> {
   metadata: Metadata;
   decode: (bytes: Uint8Array) => Answer;
   timeoutMs: number;
+  allocate?: Allocate;
 }
 
 /** One message there, one back. @throws {EtcdError} */
@@ -24,11 +25,11 @@ export async function callRpc<Answer>(
   connection: Http2Connection,
   path: string,
   message: Uint8Array,
-  { metadata, decode, timeoutMs }: RpcOptions<Answer>,
+  { metadata, decode, timeoutMs, allocate }: RpcOptions<Answer>,
 ): Promise<Answer> {
   const late = new AbortController();
   const timer = setTimeout(() => late.abort(), timeoutMs);
-  const request = { path, headers: metadata, message, maxBytes: MAX_RECEIVE_BYTES };
+  const request = { path, headers: metadata, message, maxBytes: MAX_RECEIVE_BYTES, allocate };
   try {
     return read(decode, readAnswer(await connection.call(request, late.signal)));
   } catch (error) {

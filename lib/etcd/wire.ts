@@ -80,7 +80,7 @@ export class Reader {
   skip(wireType: number): void {
     if (wireType === 0) this.#skipVarint();
     else if (wireType === 1) this.at += 8;
-    else if (wireType === 2) this.slice();
+    else if (wireType === 2) this.#skipBytes();
     else if (wireType === 5) this.at += 4;
     else throw new Error(`Cannot read etcd's answer: wire type ${wireType} is unknown`);
   }
@@ -95,6 +95,11 @@ export class Reader {
       last.text = new Reader(bytes, 0, bytes.length).bigint().toString();
     }
     return last.text;
+  }
+
+  #skipBytes(): void {
+    const length = this.number();
+    this.at += length;
   }
 
   #skipVarint(): void {
@@ -229,7 +234,7 @@ export function decodeRangeResponse(bytes: Uint8Array): RangeResponse {
     const tag = r.number();
     if (tag === KVS) {
       keys.count++;
-      r.slice();
+      r.skip(2);
     } else if (tag === (1 << 3 | 2)) out.header = readHeader(r.message());
     else if (tag === (3 << 3)) out.more = r.number() === 1;
     else if (tag === (4 << 3)) out.count = r.number();

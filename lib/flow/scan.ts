@@ -17,7 +17,7 @@
  * In a resync few rows differ, so the rows of a page's range are read beside it, and only what differs is merged. The scan
  * is the only writer of these rows: between its reading and its merge nothing changes them.
  *
- * The next page is read ahead while this one is written, so a merge looks at the tombstones since (MERGE_PAGE), and the
+ * The next pages are read ahead while this one is written, so a merge looks at the tombstones since (MERGE_PAGE), and the
  * copy into an empty range, which does not look, is used only if no event was applied since the page was asked for.
  */
 import { compareBytes } from "../core/compare.ts";
@@ -33,6 +33,7 @@ import {
 import type { Page } from "../core/words.ts";
 import type { Follower } from "../etcd/follow.ts";
 import { readKey } from "../etcd/kv.ts";
+import { PagesAhead } from "../etcd/ahead.ts";
 import { PageReader } from "../etcd/pages.ts";
 import { next, type Outcome } from "../machine.ts";
 import {
@@ -112,16 +113,19 @@ class Scan implements Disposable {
     const cursor = at.scanCursor;
     const lost = cursor && await this.#openWatch(at.revision);
     if (lost) return lost;
-    let ahead = cursor && compareBytes(cursor, this.#range.to) === 0
-      ? null
-      : this.#readAhead(cursor ?? this.#range.from);
+    const done = cursor !== null && compareBytes(cursor, this.#range.to) === 0;
+    const ahead = new PagesAhead(
+      (from, allocate) => this.#pages.read(from, 0, allocate),
+      done ? null : cursor ?? this.#range.from,
+      () => this.#applied,
+    );
     while (!this.#signal.aborted) {
       const end = this.#follower ? await this.#applyArrived() : null;
       if (end) return end;
-      if (!ahead) return await this.#awaitCaughtUp();
-      const { page, applied } = await ahead();
+      const read = await ahead.next();
+      if (!read) return await this.#awaitCaughtUp();
+      const { page, note: applied } = read;
       if (await this.#isAnother(page)) return "history-replaced";
-      ahead = page.last ? null : this.#readAhead(page.to);
       // the first page fixes where the watch begins, and is merged before any event
       const first = !this.#follower;
       const ended = first ? await this.#openWatch(page.revision) : null;
@@ -149,14 +153,6 @@ class Scan implements Disposable {
     if (opened.kind !== "opened") return opened.kind;
     this.#follower = opened.follower;
     return null;
-  }
-
-  /** Begins to read the next page. */
-  #readAhead(from: Uint8Array): () => Promise<{ page: Page; applied: number }> {
-    const applied = this.#applied;
-    const reading = this.#pages.read(from);
-    reading.catch(() => {}); // it is awaited after the page before it
-    return async () => ({ page: await reading, applied });
   }
 
   async #write(

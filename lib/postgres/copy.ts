@@ -168,7 +168,7 @@ export class PageCopy {
     const at = this.#at;
     chunk.setInt32(at, 8);
     chunk.setInt32(at + 4, value / 0x1_0000_0000);
-    chunk.setUint32(at + 8, value % 0x1_0000_0000);
+    chunk.setUint32(at + 8, value); // takes the lower 32 bits; a remainder would be slow
     this.#at = at + 12;
   }
 

@@ -18,6 +18,7 @@ import {
   readRange,
   sendTxn,
 } from "../../lib/etcd/kv.ts";
+import { probeRead } from "../../lib/etcd/probe.ts";
 import { methodPath } from "../../lib/etcd/protocol.ts";
 import { callRpc, type Metadata } from "../../lib/etcd/rpc.ts";
 import { openSocket } from "../../lib/etcd/socket.ts";
@@ -155,12 +156,16 @@ Deno.test("users: missing rights, a token that is none, and a JWT", loose, async
   const written = await sendTxn(root, { compares: [], writes: [put("a", bytes("1"))] });
   assert.equal((await readRange(root, bytes("a"), bytes("b"), 1)).header.revision, written.revision);
   using weak = clientOf([address(etcd)], { user: "weak", password: "weakpw" });
-  const denied = await failure(sendTxn(weak, { compares: [], writes: [put("a", bytes("2"))] }));
-  assert.deepEqual(denied, {
+  const denied = {
     code: "PERMISSION_DENIED",
     message: "etcdserver: permission denied",
     unsent: false,
-  });
+  };
+  const write = sendTxn(weak, { compares: [], writes: [put("a", bytes("2"))] });
+  assert.deepEqual(await failure(write), denied);
+
+  await probeRead(root, bytes("a"), bytes("b"));
+  assert.deepEqual(await failure(probeRead(weak, bytes("a"), bytes("b"))), denied);
 });
 
 Deno.test(
