@@ -5,7 +5,7 @@
 import { Buffer } from "node:buffer";
 // @ts-types="@types/pg"
 import pg from "pg";
-import { keyBytes } from "../core/codec.ts";
+import { asText, keyBytes } from "../core/codec.ts";
 import type { MirrorEntry } from "../core/compare.ts";
 import type { RowView } from "../core/page_diff.ts";
 import { textBounds } from "../core/plan.ts";
@@ -37,20 +37,39 @@ export function plainRows(range: KeyRange | null): string {
 
 /** The other rows, in the order of their bytes in etcd. */
 export function escapedRows(range: KeyRange | null): string {
-  const inRange = range ? bytesRange("etcd_key_bytes(key)", range) : "";
-  return `select ${COPIED} from etcd_kv where strpos(key, '\\x') > 0${inRange} order by etcd_key_bytes(key)`;
+  const bytes = "etcd_key_bytes(key)";
+  const lower = range ? ` and ${bytes} >= ${literal(range.from)}` : "";
+  const upper = range && !isUnbounded(range.to) ? ` and ${bytes} < ${literal(range.to)}` : "";
+  return `select ${COPIED} from etcd_kv where strpos(key, '\\x') > 0${lower}${upper} order by ${bytes}`;
 }
 
-function bytesRange(bytes: string, { from, to }: KeyRange): string {
-  const end = to.length === 1 && to[0] === 0 ? "" : ` and ${bytes} < ${literal(to)}`;
-  return ` and ${bytes} >= ${literal(from)}${end}`;
-}
-
+/** To compare the bytes of each key takes a third of the time of the copy, so it is left out where the texts say it all. */
 function plainRange(range: KeyRange | null): string {
   if (!range) return "";
   const { low, high } = textBounds(range);
-  const index = ` and key >= ${pg.escapeLiteral(low)} and key <= ${pg.escapeLiteral(high)}`;
-  return index + bytesRange("convert_to(key, 'UTF8')", range);
+  const bytes = "convert_to(key, 'UTF8')";
+  const from = textEdge(range.from);
+  const lower = from
+    ? ` and key ${from.after ? ">" : ">="} ${pg.escapeLiteral(from.text)}`
+    : ` and key >= ${pg.escapeLiteral(low)} and ${bytes} >= ${literal(range.from)}`;
+  if (isUnbounded(range.to)) return lower;
+  const to = textEdge(range.to);
+  const upper = to
+    ? ` and key ${to.after ? "<=" : "<"} ${pg.escapeLiteral(to.text)}`
+    : ` and key <= ${pg.escapeLiteral(high)} and ${bytes} < ${literal(range.to)}`;
+  return lower + upper;
+}
+
+/** An end of a range as text: keys that are text are at it (`after`: behind it) just as their bytes are; null: it is none. */
+function textEdge(edge: Uint8Array): { text: string; after: boolean } | null {
+  const text = asText(edge);
+  if (text !== undefined) return { text, after: false };
+  const before = edge.at(-1) === 0 ? asText(edge.subarray(0, -1)) : undefined; // a key's successor
+  return before === undefined ? null : { text: before, after: true };
+}
+
+function isUnbounded(to: Uint8Array): boolean {
+  return to.length === 1 && to[0] === 0;
 }
 
 function literal(bytes: Uint8Array): string {
