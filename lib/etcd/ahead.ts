@@ -4,6 +4,8 @@ import type { Allocate } from "./exchange.ts";
 
 /** A page is small now and then, and taken sooner than the one behind it is read. */
 const AHEAD = 2;
+/** None is read beside as much as this: of large values a page is larger than it should be. */
+const AHEAD_BYTES = 4 * 1024 * 1024;
 /** A page is about as large as the one before it. */
 const ROOM = 1.25;
 
@@ -22,6 +24,8 @@ export class PagesAhead<Note> {
   readonly #note: () => Note;
   readonly #memory = new Memory();
   readonly #waiting: Promise<Read<Note>>[] = [];
+  /** Of the pages that are there and wait. */
+  #bytes = 0;
   /** Where the next page begins; null: it is not known yet, or there is none. */
   #from: Uint8Array | null;
   #used: Bytes = new Uint8Array();
@@ -44,15 +48,16 @@ export class PagesAhead<Note> {
     if (!first) return null;
     this.#memory.give(this.#used);
     this.#used = new Uint8Array();
-    this.#fill();
     const { used, ...read } = await first;
     this.#used = used;
+    this.#bytes -= used.length;
+    this.#fill();
     return read;
   }
 
   /** One page is read at a time, for it says where the next begins. */
   #fill(): void {
-    if (this.#from === null || this.#waiting.length === AHEAD) return;
+    if (this.#from === null || this.#waiting.length === AHEAD || this.#bytes >= AHEAD_BYTES) return;
     const reading = this.#ask(this.#from);
     this.#from = null;
     reading.catch(() => {}); // it is awaited after the pages before it
@@ -67,6 +72,7 @@ export class PagesAhead<Note> {
       return used = this.#memory.take(size);
     });
     this.#from = page.last ? null : page.to;
+    this.#bytes += used.length;
     this.#fill();
     return { page, note, used };
   }

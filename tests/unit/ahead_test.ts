@@ -95,6 +95,18 @@ Deno.test("the memory of pages of about one size is used again", strict, async (
   assert.ok(source.memory.size <= AHEAD + 1, `${source.memory.size} pieces`);
 });
 
+Deno.test("of large pages one is read ahead", strict, async () => {
+  const source = new Source([1, 5_000_000, 1, 5_000_000, 1], () => turns(1));
+  const ahead = new PagesAhead(source.read, Uint8Array.of(0), () => null);
+  const asked: number[] = [];
+  for (let taken = 0; taken < 5; taken++) {
+    await turns(20);
+    asked.push(source.asked);
+    await ahead.next();
+  }
+  assert.deepEqual(asked, [2, 2, 4, 4, 5]);
+});
+
 Deno.test("a page that cannot be read fails in its turn, after those before it", strict, async () => {
   const source = new Source([1, 1, 1, 1], (n) => n === 1 ? Promise.reject(new Error("gone")) : turns(1));
   const ahead = new PagesAhead(source.read, Uint8Array.of(0), () => null);
