@@ -1,6 +1,6 @@
 /** `config check`, etcd's side: nothing is written. */
 import { type Config, identity } from "../config.ts";
-import { prefixEnd } from "../core/codec.ts";
+import { isUnbounded, prefixEnd } from "../core/codec.ts";
 import { etcdVersion } from "../core/version.ts";
 import { kindOf, sentence } from "../errors.ts";
 import { EtcdClient } from "../etcd/client.ts";
@@ -114,7 +114,7 @@ async function right(what: string, ask: () => Promise<unknown>, remedy: string[]
 /** The first key of the prefix and one far behind in it: a right that ends in between shows. */
 function edges(prefix: Uint8Array): Uint8Array[] {
   const end = prefixEnd(prefix);
-  const last = end.length === 1 && end[0] === 0 ? Uint8Array.of(0xfe) : Uint8Array.of(...prefix, 0xff);
+  const last = isUnbounded(end) ? Uint8Array.of(0xfe) : Uint8Array.of(...prefix, 0xff);
   return [prefix.length === 0 ? Uint8Array.of(0) : prefix, last];
 }
 

@@ -83,6 +83,11 @@ export function prefixEnd(prefix: Uint8Array): Uint8Array {
   return Uint8Array.of(NUL);
 }
 
+/** Whether a `range_end` is that of everything from the key on. */
+export function isUnbounded(end: Uint8Array): boolean {
+  return end.length === 1 && end[0] === NUL;
+}
+
 /** The key right after `key`. */
 export function successor(key: Uint8Array): Uint8Array {
   return concat([key, Uint8Array.of(NUL)]);

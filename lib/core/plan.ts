@@ -1,5 +1,5 @@
 /** The mirror's decisions: events and pages into the columns that one statement takes. Pure. */
-import { keyText, startsWith, textPrefix, valueColumns } from "./codec.ts";
+import { isUnbounded, keyText, startsWith, textPrefix, valueColumns } from "./codec.ts";
 import { type Event, type KeyValue, OWN_PREFIX, type Page } from "./words.ts";
 
 /** Parallel arrays, one element for each row, as `unnest` takes them. */
@@ -177,8 +177,7 @@ export function textBounds(
   page: Pick<Page, "from" | "to">,
 ): { low: string; high: string; end: Uint8Array | null } {
   const low = textPrefix(page.from);
-  const unbounded = page.to.length === 1 && page.to[0] === 0;
-  if (unbounded) return { low, high: LAST.repeat(625), end: null };
+  if (isUnbounded(page.to)) return { low, high: LAST.repeat(625), end: null };
   const beginning = textPrefix(page.to);
   const size = encoder.encode(beginning).length;
   const exact = size === page.to.length || (size === page.to.length - 1 && page.to[size] === 0);

@@ -1,11 +1,10 @@
 /** Pages read before they are asked for, in memory that goes from one to the next. */
 import type { Page } from "../core/words.ts";
 import type { Allocate } from "./exchange.ts";
+import { PAGE_BYTES } from "./pages.ts";
 
 /** A page is small now and then, and taken sooner than the one behind it is read. */
 const AHEAD = 2;
-/** None is read beside as much as this: of large values a page is larger than it should be. */
-const AHEAD_BYTES = 4 * 1024 * 1024;
 /** A page is about as large as the one before it. */
 const ROOM = 1.25;
 
@@ -57,7 +56,8 @@ export class PagesAhead<Note> {
 
   /** One page is read at a time, for it says where the next begins. */
   #fill(): void {
-    if (this.#from === null || this.#waiting.length === AHEAD || this.#bytes >= AHEAD_BYTES) return;
+    if (this.#from === null || this.#waiting.length === AHEAD) return;
+    if (this.#bytes >= PAGE_BYTES) return; // of large values a page is larger than it should be
     const reading = this.#ask(this.#from);
     this.#from = null;
     reading.catch(() => {}); // it is awaited after the pages before it

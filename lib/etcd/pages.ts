@@ -1,5 +1,5 @@
 /** The keyspace page by page. */
-import { successor } from "../core/codec.ts";
+import { isUnbounded, successor } from "../core/codec.ts";
 import { compareBytes } from "../core/compare.ts";
 import { Stride } from "../core/stride.ts";
 import type { PackedKeys, Page } from "../core/words.ts";
@@ -7,7 +7,8 @@ import type { EtcdClient } from "./client.ts";
 import type { Allocate } from "./exchange.ts";
 import { isTooLarge, readRange } from "./kv.ts";
 
-const PAGE_BYTES = 4 * 1024 * 1024;
+/** About what the keys and values of a page take. */
+export const PAGE_BYTES = 4 * 1024 * 1024;
 const MOST_KEYS = 50_000;
 /** A range of the page's keys twice over: most pages are full, and etcd counts no more than one page in vain. */
 const RANGE_PAGES = 2;
@@ -74,11 +75,6 @@ export class PageReader {
     }
     return last;
   }
-}
-
-/** etcd's end of a range without an end. */
-function isUnbounded(end: Uint8Array): boolean {
-  return end.length === 1 && end[0] === 0;
 }
 
 /** Bytes of keys and values, the first and the last key. */

@@ -5,7 +5,7 @@
 import { Buffer } from "node:buffer";
 // @ts-types="@types/pg"
 import pg from "pg";
-import { asText, keyBytes } from "../core/codec.ts";
+import { asText, isUnbounded, keyBytes } from "../core/codec.ts";
 import type { MirrorEntry } from "../core/compare.ts";
 import type { RowView } from "../core/page_diff.ts";
 import { textBounds } from "../core/plan.ts";
@@ -66,10 +66,6 @@ function textEdge(edge: Uint8Array): { text: string; after: boolean } | null {
   if (text !== undefined) return { text, after: false };
   const before = edge.at(-1) === 0 ? asText(edge.subarray(0, -1)) : undefined; // a key's successor
   return before === undefined ? null : { text: before, after: true };
-}
-
-function isUnbounded(to: Uint8Array): boolean {
-  return to.length === 1 && to[0] === 0;
 }
 
 function literal(bytes: Uint8Array): string {
